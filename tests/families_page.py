@@ -85,6 +85,7 @@ def features(config: ModelConfig) -> str:
         "parallel_shared": "parallel parts with one norm",
         "sandwich": "norms before and after each part",
         "output": "norms after each part",
+        "evolved": "the Evolved Transformer's cells",
     }
     norm = {"rmsnorm": "RMSNorm", "layernorm": "LayerNorm", "affine": "NoNorm"}[config.norm.kind]
     gated = "gated " if config.feedforward.gated else ""

@@ -13,6 +13,7 @@ Words mend it, alone or together:
     long        20 epochs (Mosbach et al. 2021, 6)
     reinit      the top layer and the pooler begin anew (Zhang et al. 2021, 4); adapt.reinit_layers=N for more
     decay       learning rates fall by .95 a layer from the top (Zhang et al. 2021, 6)
+    mixout      entries of kernels are the base model's with probability .9, in place of dropout (Lee et al. 2020)
 
 metrics.jsonl has the norm of each layer's gradient ("grad_norm/encoder/00" ...): in runs that fail those of the lower
 layers vanish early (Mosbach et al. 2021, 5). A run has failed where its accuracy is the majority baseline or less;
@@ -24,13 +25,13 @@ Hardware: any. Expected: no figures of these papers' size have been recorded wit
 
 from ml_collections import ConfigDict
 
-from tlx.recipes import few_records, words_of
+from tlx.recipes import few_records, without_dropout, words_of
 from tlx.run import finetune_config
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Return the config; `arg` is words of "corrected", "long", "reinit", "decay" and "tiny", joined by colons."""
-    words = words_of(arg, ("corrected", "long", "reinit", "decay", "tiny"))
+    """Return the config; `arg` is "tiny" and words of the list above, joined by colons."""
+    words = words_of(arg, ("corrected", "long", "reinit", "decay", "mixout", "tiny"))
     config = finetune_config("pair_classification")
     config.objective.first = "sentence1"
     config.objective.second = "sentence2"
@@ -51,4 +52,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.adapt.reinit_layers = 1
     if "decay" in words:
         config.adapt.layer_lr_decay = 0.95
+    if "mixout" in words:
+        config.train.mixout = 0.9
+        without_dropout(config.model)
     return few_records(config) if "tiny" in words else config

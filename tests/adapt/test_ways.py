@@ -17,6 +17,7 @@ from tlx.adapt.parts import check_patterns, is_trained, split
 from tlx.adapt.rates import adapted_optimizer_config
 from tlx.base import tree
 from tlx.base.errors import ConfigError
+from tlx.nn.config import AdapterConfig
 from tlx.nn.dropout import CROSS_LOW_RANK, LOW_RANK, dropout
 from tlx.nn.linear import Linear
 from tlx.optim import OptimizerConfig, make_optimizer, make_schedule
@@ -137,6 +138,49 @@ def test_what_is_trained_by_path(method):
 
 def _linears(path, names):
     return {f"{path}/{name}/{leaf}" for name in names for leaf in ("kernel", "bias")}
+
+
+@pytest.mark.parametrize(
+    "shape", tiers([s for s in small.SHAPES if s != "two_stream"], slow=["decoder", "encoder_decoder"])
+)
+def test_a_prefix_that_a_network_makes(shape):
+    """One table and one hidden layer for all layers; it alone is trained, and a merge leaves what it makes."""
+    adapt = AdaptConfig("prefix", size=3, prefix_hidden=5)
+    module, batch, params = case(shape, adapt)
+    flat = tree.flatten(params)
+    networks = [path.removesuffix("table") for path in flat if path.endswith("prefix_network/table")]
+    assert len(networks) == (2 if shape == "encoder_decoder" else 1)
+    assert not any("attention/prefix" in path for path in flat)
+    rng = np.random.default_rng(0)
+    for path in flat:
+        if "prefix_network" in path:
+            flat[path] = rng.normal(0, 0.6, flat[path].shape).astype(np.float32)
+    params = tree.unflatten(flat)
+    model, plain = merge(module.model, params)
+    assert model.adapters == AdapterConfig(prefix_length=3)
+    expected = logits(module, params, batch)
+    np.testing.assert_allclose(
+        logits(module.clone(model=model), plain, batch), expected, rtol=1e-4, atol=1e-5
+    )
+    # By hand, of one layer and one vector.
+    network = networks[0]
+    hidden = np.tanh(flat[network + "table"][1] @ flat[network + "in/kernel"] + flat[network + "in/bias"])
+    value = (
+        np.einsum("j,jgh->gh", hidden, flat[network + "value_kernel"][1]) + flat[network + "value_bias"][1]
+    )
+    made = tree.flatten(plain)[network.replace("prefix_network", "blocks/attention/prefix") + "value"]
+    np.testing.assert_allclose(made[1, 1], value, rtol=1e-5)
+    state, step = state_of(module, batch, params, adapt)
+    for _ in range(2):
+        state, _ = step(state, batch)
+    changed = {path for path, leaf in whole(state).items() if not np.array_equal(leaf, flat[path])}
+    assert changed == {path for path in flat if is_trained(adapt, path)}
+    assert {f"{network}{name}" for name in ("table", "in/kernel", "key_kernel", "value_bias")} <= changed
+
+
+def test_a_network_of_a_prefix_needs_the_prefix():
+    with pytest.raises(ConfigError, match=r"adapt\.prefix_hidden = 5 must not be negative, and 0 for"):
+        AdaptConfig("lora", prefix_hidden=5).validate()
 
 
 @pytest.mark.parametrize("shape", tiers(small.SHAPES, quick=["decoder"]))

@@ -43,6 +43,19 @@ def test_a_text_that_is_shown_as_it_comes(run, capsys, monkeypatch):
 
 
 @pytest.mark.slow
+def test_the_likeliest_of_several_samples(run, capsys):
+    words = ["generate", str(run), "--prompt=ab", "--max_tokens=6"]
+    assert main([*words, "--best_of=8"]) == 0
+    lm = tlx.load(run)
+    samples = lm.generate(["ab"] * 8, max_tokens=6, temperature=0.8)
+    best = lm.generate("ab", max_tokens=6, temperature=0.8, best_of=8)
+    assert capsys.readouterr().out == f"ab{best}\n" and best in samples
+    for flag in ("--num_beams=2", f"--draft={run}"):
+        assert main([*words, "--best_of=8", flag]) == 64
+        assert "best_of = 8 draws whole samples" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_drafts_of_a_small_model(run, tmp_path, capsys):
     words = ["generate", str(run), "--prompt=ab", "--max_tokens=12", "--temperature=0"]
     assert main(words) == 0

@@ -15,7 +15,13 @@ from tlx.models.families.family import replaced
 from tlx.models.flops_formula import BatchShape, model_flops, nonembedding_params
 from tlx.models.flops_traced import matmul_flops
 from tlx.nn.characters import CharacterConfig
-from tlx.nn.config import AttentionConfig, BottleneckConfig, ExecutionConfig, FeedForwardConfig
+from tlx.nn.config import (
+    AttentionConfig,
+    BottleneckConfig,
+    ExecutionConfig,
+    FeedForwardConfig,
+    PositionConfig,
+)
 from tlx.nn.embed import EmbeddingConfig
 from tlx.optim.leaves import describe
 from tlx.training import carry as carries
@@ -41,7 +47,10 @@ FEATURES = {
             "head": HeadConfig(half_tied=True),
         },
     ],
-    "span_corruption": [{"num_layers": 4, "num_decoder_layers": 1, "source_encoder_layers": 3}],
+    "span_corruption": [
+        {"num_layers": 4, "num_decoder_layers": 1, "source_encoder_layers": 3},
+        {"block_layout": "evolved", "position": PositionConfig(kind="sinusoidal")},
+    ],
     "plm": [],
 }
 CASES = [(name, change) for name in OBJECTIVES for change in ({}, *FEATURES[name])]
@@ -96,7 +105,8 @@ def tiny(base):
     changes = {"width": 32, "num_layers": max(2, len(part.window_pattern)), "vocab_size": VOCAB.size}
     changes |= {"num_decoder_layers": 1 if base.kind == "encoder_decoder" else 0, "dropout": 0.0}
     changes |= {"attention.num_heads": 4, "attention.num_kv_heads": 2 if grouped else 0}
-    changes |= {"attention.head_dim": 16 if wide else 0, "feedforward.ff_dim": 48}
+    changes |= {"attention.head_dim": 16 if wide else 0}
+    changes |= {"feedforward.ff_dim": 0 if base.block_layout == "evolved" else 48}
     changes |= {
         "attention.window": part.window and 8,
         "attention.window_pattern": tuple(w and 8 for w in part.window_pattern),

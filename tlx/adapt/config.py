@@ -33,6 +33,9 @@ class AdaptConfig:
     size: int = 0
     """Rank, width or number of vectors of the method; 0 is its default: lora 8, houlsby and pfeiffer 64, prefix 5,
     prompt 20, fl 160."""
+    prefix_hidden: int = 0
+    """Hidden width of the network that makes a prefix in training (Li and Liang 2021: 512 or 800), which `tlx convert
+    merge` replaces by the prefix; 0: the prefix itself is trained (P-tuning v2, Liu et al. 2022)."""
     lora_alpha: float = 16.0
     """LoRA's updates are scaled by lora_alpha / size."""
     lora_dropout: float = 0.0
@@ -66,6 +69,11 @@ class AdaptConfig:
                 f"adapt.reinit_layers = {self.reinit_layers} must not be negative, and 0 for adapt.method = "
                 f"{self.method!r}, which does not train layers"
             )
+        if self.prefix_hidden < 0 or (self.prefix_hidden and self.method != "prefix"):
+            raise ConfigError(
+                f"adapt.prefix_hidden = {self.prefix_hidden} must not be negative, and 0 for adapt.method = "
+                f"{self.method!r}, which has no prefix"
+            )
         if not 0 <= self.lora_dropout < 1:
             raise ConfigError(f"adapt.lora_dropout = {self.lora_dropout} must be at least 0 and below 1")
         if not 0 < self.layer_lr_decay <= 1:
@@ -97,7 +105,7 @@ class AdaptConfig:
         if self.method in ("houlsby", "pfeiffer"):
             return AdapterConfig(bottleneck_dim=size, bottleneck_after_attention=self.method == "houlsby")
         if self.method == "prefix":
-            return AdapterConfig(prefix_length=size)
+            return AdapterConfig(prefix_length=size, prefix_hidden=self.prefix_hidden)
         if self.method == "prompt":
             return AdapterConfig(prompt_length=size)
         if self.method == "fl":

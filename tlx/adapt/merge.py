@@ -14,15 +14,19 @@ from tlx.optim.leaves import STACK
 
 
 def merge(model: ModelConfig, params: Any) -> tuple[ModelConfig, dict[str, Any]]:
-    """Merge adapters: W + scale A B for LoRA, concatenated hidden units for FL.
+    """Merge adapters: W + scale A B for LoRA, concatenated units for FL, a prefix for the network that makes it.
 
     Returns:
-        The config of the model without adapters, and its parameters as nested dicts of arrays.
+        The config of the model without adapters, or with the prefix, and its parameters as nested dicts of arrays.
 
     Raises:
         ConfigError: The model has bottleneck adapters, a prefix or a prompt, which are part of no matrix.
     """
     adapters = model.adapters
+    if adapters.prefix_hidden:
+        made = dataclasses.replace(adapters, prefix_hidden=0)
+        flat = {path: np.asarray(leaf) for path, leaf in tree.flatten(dequantized_tree(params)).items()}
+        return dataclasses.replace(model, adapters=made), tree.unflatten(_with_prefixes(flat))
     for name in ("bottleneck_dim", "prefix_length", "prompt_length"):
         if getattr(adapters, name):
             raise ConfigError(f"model.adapters.{name}: only LoRA and added hidden units can be merged")
@@ -60,6 +64,22 @@ def _with_low_rank(flat: dict[str, np.ndarray], scale: float) -> dict[str, np.nd
         # In the dtype of what was trained: a frozen bfloat16 kernel could not hold the update.
         dtype = np.promote_types(kernel.dtype, a.dtype)
         merged[stem + "kernel"] = (kernel + scale * update.reshape(kernel.shape)).astype(dtype)
+    return merged
+
+
+def _with_prefixes(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Replace each stack's network by the prefixes that it makes."""
+    merged = {path: leaf for path, leaf in flat.items() if "/prefix_network/" not in path}
+    for path, table in flat.items():
+        if not path.endswith("/prefix_network/table"):
+            continue
+        network = path.removesuffix("table")
+        hidden = np.tanh(table @ flat[network + "in/kernel"] + flat[network + "in/bias"])
+        for name in ("key", "value"):
+            made = np.einsum("pj,ljgh->lpgh", hidden, flat[f"{network}{name}_kernel"])
+            made = made + flat[f"{network}{name}_bias"][:, None]
+            stack = network.removesuffix("prefix_network/")
+            merged[f"{stack}{STACK}/attention/prefix/{name}"] = made.astype(table.dtype)
     return merged
 
 

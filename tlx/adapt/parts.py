@@ -16,7 +16,7 @@ _TRAINED = {
     "lora": ("/lora_[ab]$",),
     "houlsby": ("/(attention_)?adapter/", "norm/(scale|bias)$"),
     "pfeiffer": ("/adapter/",),
-    "prefix": ("/attention/prefix/",),
+    "prefix": ("/attention/prefix/", "/prefix_network/"),
     "prompt": ("^model/embedding/prompt$",),
     "bitfit": ("/bias$",),
     "fl": ("/feedforward/units_",),

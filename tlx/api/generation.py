@@ -12,13 +12,14 @@ import numpy as np
 
 from tlx.api.core import ModelCore
 from tlx.api.forward import forward_logits
-from tlx.api.reply import messages_from, reply, reply_pieces, reply_request
+from tlx.api.reply import best_reply, messages_from, reply_pieces, reply_request
 from tlx.api.text import PLACEHOLDERS, UNMARKED, Marks, TextMixin, as_list, encode_with_specials, row_arrays
 from tlx.base.errors import ConfigError
 from tlx.decode import generate as decoding
 from tlx.decode import stop as stopping
 from tlx.decode.beam import beam_search
 from tlx.decode.pieces import TextPieces, text_pieces
+from tlx.decode.ranked import sample_and_rank
 from tlx.decode.rows import RowRequest, stream
 from tlx.decode.sampling import Sampling
 from tlx.decode.speculative import Pair, generate_speculative
@@ -56,6 +57,7 @@ class GenerationMixin(TextMixin):
         code: str | None = None,
         mode: str | None = None,
         draft: ModelCore | None = None,
+        best_of: int = 0,
     ) -> str | list[str]:
         """Continue each prompt by sampling, greedily or with beam search.
 
@@ -86,6 +88,8 @@ class GenerationMixin(TextMixin):
             mode: Mode of a mixture of denoisers: "R", "X" or "S"; None: "S" for a prompt to continue, else "R".
             draft: A small decoder with the same tokenizer, which drafts tokens that this one judges several at a
                 time (speculative decoding): the same text where it is greedy, the same distribution else.
+            best_of: Number of samples of each prompt, of which the likeliest under the model is returned
+                (sample-and-rank; Meena's 20); 0: draw one.
 
         Returns:
             The continuations without their prompts; one str for one str.
@@ -96,12 +100,7 @@ class GenerationMixin(TextMixin):
         self._require_continuation(begin)
         stopping.check(stop)
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-        if num_beams and draft is not None:
-            raise ConfigError(f"draft is for drawing tokens; num_beams = {num_beams} searches")
-        if num_beams and (sampling.penalised or sampling.min_p):
-            raise ConfigError(
-                f"min_p and repetition_penalty are for drawing tokens; num_beams = {num_beams} searches"
-            )
+        self._check_search(sampling, num_beams, draft is not None, best_of)
         texts = as_list(prompts)
         vocab = self.tokenizer.vocab
         marks = Marks(language, target_language, code, mode)
@@ -124,6 +123,13 @@ class GenerationMixin(TextMixin):
             outputs = [best.tokens for best, *_ in hypotheses]
         elif draft is not None:
             outputs = self._drafted(draft, rows, max_tokens, sampling, seed, stops_AV)
+        elif best_of:
+            first = RowRequest([], max_tokens, sampling, seed, rules=self.generation_rules)
+            requests = [first._replace(prompt=row) for row in rows]
+            if sources is not None:
+                pairs = zip(requests, sources, strict=True)
+                requests = [request._replace(source=source) for request, source in pairs]
+            outputs = sample_and_rank(self.row_decoder, requests, best_of, stops_AV)
         else:
             outputs = decoding.generate(
                 self.network,
@@ -272,6 +278,20 @@ class GenerationMixin(TextMixin):
         )
         return [text.tokens for text in texts]
 
+    def _check_search(self, sampling: Sampling, num_beams: int, is_drafted: bool, best_of: int) -> None:
+        """Raise ConfigError where two ways to find the text are asked for, or one that the model does not have."""
+        if num_beams and is_drafted:
+            raise ConfigError(f"draft is for drawing tokens; num_beams = {num_beams} searches")
+        if num_beams and (sampling.penalised or sampling.min_p):
+            raise ConfigError(
+                f"min_p and repetition_penalty are for drawing tokens; num_beams = {num_beams} searches"
+            )
+        if best_of and (num_beams or is_drafted or self.kind == "two_stream"):
+            raise ConfigError(
+                f"best_of = {best_of} draws whole samples of a decoder or encoder-decoder and ranks them: it does "
+                f"not go with num_beams or draft, and this is {self.kind}; leave it at 0"
+            )
+
     def _require_continuation(self, begin: str) -> None:
         """Raise ConfigError where the model does not continue texts, or has no use for `begin`."""
         if self.kind == "encoder":
@@ -338,6 +358,35 @@ class GenerationMixin(TextMixin):
             for best, probs in zip(best_PK, probs_PV, strict=True)
         ]
 
+    def gap_logits(self, rows: Sequence[Sequence[int]], gaps: Sequence[int]) -> np.ndarray:
+        """Compute a masked model's logits at one position of each row.
+
+        Rows are padded to data.sequence_length, so that one program serves batches of one size.
+
+        Args:
+            rows: Ids of each row, its special ids included.
+            gaps: The position in each row.
+
+        Returns:
+            float32 [B, V].
+
+        Raises:
+            ConfigError: The model is no masked one, or a row is too long.
+        """
+        if self.kind != "encoder":
+            raise ConfigError(f"candidates for a gap come from a masked model, this is {self.kind}")
+        self._require_heads()
+        width = self.config.data.sequence_length
+        lengths = np.array([len(row) for row in rows])
+        if lengths.max() > width:
+            raise ConfigError(f"a row has {lengths.max()} tokens, the model reads {width}")
+        tokens = np.full((len(rows), width), self.tokenizer.vocab.pad, np.int32)
+        for number, row in enumerate(rows):
+            tokens[number, : len(row)] = row
+        batch = self._token_arrays(tokens, lengths) | {"target_positions": np.asarray(gaps)[:, None]}
+        batch |= row_arrays(self.frame, rows, width)
+        return np.asarray(forward_logits(self.module, self.params, batch))[:, 0]
+
     def chat(
         self,
         messages: str | Sequence[Mapping[str, str]],
@@ -347,6 +396,7 @@ class GenerationMixin(TextMixin):
         top_p: float = 1.0,
         seed: int = 0,
         template: str = "",
+        best_of: int = 0,
     ) -> str:
         """Generate the assistant's next answer, with a decoder tuned on conversations.
 
@@ -362,6 +412,7 @@ class GenerationMixin(TextMixin):
             seed: Seed of the random draws.
             template: Name of a chat template (text/chat.py); "" is the one that the model was tuned with, or came
                 with.
+            best_of: Number of samples of the answer, of which the likeliest is returned; 0: draw one.
 
         Returns:
             The answer.
@@ -370,7 +421,11 @@ class GenerationMixin(TextMixin):
             ConfigError: the model is no chat decoder, or messages or max_tokens are not legal.
         """
         sampling = Sampling(temperature, top_k, top_p)
-        return reply(self, messages_from(messages), max_tokens, sampling, seed, template).text
+        request = reply_request(self, messages_from(messages), max_tokens, sampling, template)
+        request = request._replace(row=request.row._replace(seed=seed))
+        if best_of:
+            return best_reply(self, request, best_of)
+        return "".join(reply_pieces(self, self.row_decoder, request.row, request.stop))
 
     def stream_chat(
         self,

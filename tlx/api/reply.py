@@ -11,9 +11,10 @@ import numpy as np
 from tlx.api.core import ModelCore
 from tlx.base.errors import ConfigError, one_of
 from tlx.decode.pieces import TextPieces, text_pieces
+from tlx.decode.ranked import sample_and_rank
 from tlx.decode.rows import RowDecoder, RowRequest, stream
 from tlx.decode.sampling import Sampling
-from tlx.decode.stop import automaton, joins_bytes
+from tlx.decode.stop import automaton, cut, joins_bytes
 from tlx.tasks import CHAT_TASKS
 from tlx.text.chat import (
     ROLES,
@@ -26,15 +27,6 @@ from tlx.text.chat import (
     tokens_of,
 )
 from tlx.text.model_template import ModelTemplate, model_template
-
-
-class Reply(NamedTuple):
-    """An answer."""
-
-    text: str
-    """The answer, without its end and without white space around it."""
-    left_out: int
-    """Number of the oldest messages that did not fit before it."""
 
 
 class ReplyRequest(NamedTuple):
@@ -88,35 +80,6 @@ def messages_from(messages: str | Sequence[Mapping[str, str]]) -> list[Message]:
     if not converted or converted[-1].role != "user":
         raise ConfigError("the last message must be the user's: there is nothing to answer")
     return converted
-
-
-def reply(
-    lm: ModelCore,
-    messages: Sequence[Message],
-    max_tokens: int,
-    sampling: Sampling,
-    seed: int = 0,
-    template: str = "",
-) -> Reply:
-    """Generate the assistant's next answer.
-
-    Args:
-        lm: A decoder.
-        messages: The conversation, the last message being the user's.
-        max_tokens: Largest number of tokens of the answer.
-        sampling: How tokens are drawn.
-        seed: Seed of the random draws.
-        template: Name of a chat template; "" is the one that the model was tuned with, or came with.
-
-    Returns:
-        The answer, and how many of the oldest messages were left out.
-
-    Raises:
-        ConfigError: the last message does not fit before `max_tokens`, or `max_tokens` is not legal.
-    """
-    request = reply_request(lm, messages, max_tokens, sampling, template)
-    row = request.row._replace(seed=seed)
-    return Reply("".join(reply_pieces(lm, lm.row_decoder, row, request.stop)), request.left_out)
 
 
 def reply_request(
@@ -173,6 +136,22 @@ def reply_pieces(lm: ModelCore, decoder: RowDecoder, row: RowRequest, stop: tupl
     stops_AV = automaton(stop, lm.tokenizer) if stop else None
     pieces = TextPieces(lm.tokenizer.decode, stop, joins_bytes(lm.tokenizer), strip=True)
     yield from text_pieces(stream(decoder, row, stops_AV), pieces)
+
+
+def best_reply(lm: ModelCore, request: ReplyRequest, count: int) -> str:
+    """Generate several answers and return the likeliest (decode/ranked.py).
+
+    Args:
+        lm: A decoder.
+        request: The conversation.
+        count: Number of answers.
+
+    Returns:
+        The answer, without its end and without white space around it.
+    """
+    stops_AV = automaton(request.stop, lm.tokenizer) if request.stop else None
+    (tokens,) = sample_and_rank(lm.row_decoder, [request.row], count, stops_AV)
+    return cut(lm.tokenizer.decode(tokens), request.stop).strip()
 
 
 def reply_length(lm: ModelCore, template: ChatTemplate | ModelTemplate) -> int:

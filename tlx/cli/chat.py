@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
 
 def _converse(model: "LoadedModel", options: argparse.Namespace) -> None:
     """Answer messages from the standard input until /exit or its end."""
-    from tlx.api.reply import reply_pieces, reply_request
+    from tlx.api.reply import best_reply, reply_pieces, reply_request
     from tlx.decode.prefixes import PrefixStore
     from tlx.decode.sampling import Sampling
     from tlx.text.chat import Message
@@ -78,10 +78,15 @@ def _converse(model: "LoadedModel", options: argparse.Namespace) -> None:
                 continue
             if request.left_out:
                 print(f"(no room for the {request.left_out} oldest messages)", file=sys.stderr)
-            answer = ""
-            for piece in reply_pieces(model, decoder, request.row._replace(seed=seed), request.stop):
-                print(piece, end="", flush=True)
-                answer += piece
+            request = request._replace(row=request.row._replace(seed=seed))
+            if options.best_of:
+                answer = best_reply(model, request, options.best_of)
+                print(answer, end="")
+            else:
+                answer = ""
+                for piece in reply_pieces(model, decoder, request.row, request.stop):
+                    print(piece, end="", flush=True)
+                    answer += piece
             print(flush=True)
             history = [*messages, Message("assistant", answer)]
             seed += 1
@@ -128,6 +133,14 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=1.0,
         help="sample from the fewest tokens whose probabilities sum to at least this; 1.0: from all",
+    )
+    parser.add_argument(
+        "--best_of",
+        "--best-of",
+        type=int,
+        default=0,
+        metavar="N",
+        help="draw N answers to each message, and print the likeliest (sample-and-rank); 0: show one as it comes",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (0)")
     return parser

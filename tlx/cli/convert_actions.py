@@ -249,6 +249,8 @@ def _adapter(options: argparse.Namespace) -> None:
     model = _load(options)
     base = model.config.base.path
     adapters = model.module.model.adapters
+    if adapters.prefix_hidden:
+        model = model.merged()
     if adapters.prefix_length or adapters.prompt_length:
         start = model.frame.named().start
         with _new_files(options.target) as folder:

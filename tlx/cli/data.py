@@ -1,7 +1,8 @@
-"""Print the examples that a model gets, or prepare their tokens ahead of a run.
+"""Print the examples that a model gets, prepare their tokens ahead of a run, or write more records.
 
 tlx data show --config=quickstart:mlm --examples=2 --positions=40
 tlx data show --config=finetune/reviews --from=runs/mlm      a task's rows, beside their records
+tlx data augment --config=finetune/pairs --from=runs/bert --to=more     copies of a task's records (TinyBERT)
 tlx data prepare --config=quickstart                         token caches in the cache folder of this machine
 tlx data prepare --config=quickstart --to=corpora/python     a corpus that any machine reads: data.tokens
 tlx data prepare --config=C --to=gs://b/c4 --runner=beam -- --runner=DataflowRunner --project=P --region=R
@@ -11,7 +12,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from tlx.base.errors import ConfigError
-from tlx.cli import flags
+from tlx.cli import data_augment, flags
 from tlx.rollouts import TABLE as ROLLOUTS
 from tlx.tasks import TABLE as TASKS
 
@@ -21,10 +22,15 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> int:
-    """Run `tlx data show` or `tlx data prepare`; exit 64 for a wrong config or unusable text."""
+    """Run `tlx data`; exit 64 for a wrong config or unusable text."""
     # What comes after "--" is for Beam.
     end = argv.index("--") if "--" in argv else len(argv)
     options = flags.parse(_parser(), argv[:end])
+    if options.action == "augment":
+        if options.config.objective.name not in TASKS:
+            raise ConfigError(f"augment is for tasks, this is {options.config.objective.name}")
+        data_augment.augment(options)
+        return 0
     # The tables and not run.config, which loads jax: --help does not wait for that.
     if options.config.objective.name in {*TASKS, *ROLLOUTS}:
         _show_records(options)
@@ -50,7 +56,11 @@ def main(argv: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = flags.parser("data", __doc__)
-    parser.add_argument("action", choices=("show", "prepare"), help="print examples, or prepare tokens")
+    parser.add_argument(
+        "action",
+        choices=("show", "prepare", "augment"),
+        help="print examples, prepare tokens, or write more records",
+    )
     flags.add_config(parser)
     parser.add_argument("--examples", type=int, default=1, help="number of examples to print (show; 1)")
     parser.add_argument(
@@ -62,8 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--batch", type=int, default=0, help="number of the batch to print from (show; 0)")
     parser.add_argument("--split", choices=("train", "validation"), default="train", help="split (train)")
-    parser.add_argument("--from", dest="base", metavar="DIR", help="for a task: the base model")
+    parser.add_argument(
+        "--from", dest="base", metavar="DIR", help="for a task: the base model; augment: a masked one"
+    )
     _add_prepare_flags(parser)
+    data_augment.add_flags(parser)
     return parser
 
 
@@ -73,7 +86,8 @@ def _add_prepare_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--to",
         metavar="PLACE",
-        help="folder or bucket of the corpus (data.tokens); without either, token caches of this machine are made",
+        help="folder or bucket of the corpus (data.tokens); without either, token caches of this machine are made; "
+        "augment: folder of the records",
     )
     group.add_argument(
         "--runner",

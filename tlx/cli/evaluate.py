@@ -11,6 +11,8 @@ r"""Bits per byte and loss of a trained model on a text, by the objective it was
     tlx evaluate runs/entailment --stress                   is it right for the right reasons?
     tlx evaluate runs/entailment --stress=lists.json --split=test
 
+    tlx evaluate runs/reviews --curvature --split=train     which layers need more bits (Q-BERT)
+
     tlx evaluate runs/large --config=evaluate/sentence_polarity --config.objective.shots=4 \
         --predictions=answers.jsonl                         no training: by likelihood, with 4 examples
 
@@ -30,6 +32,10 @@ of configs/evaluate; --predictions writes each with the model's prediction. From
 other spellings and negations; and, of files that FILE names, contrast sets ("contrast", "contrast_column"), records
 unlike the training's ("outside") and lists of harmful records ("harmful", [GLOB, ...]). FILE is a JSON object, whose
 other keys are "typo_fraction", "negations" and "paraphrases" ([[WORDS, WORDS], ...]) and "seed".
+
+--curvature prints the top eigenvalue of the Hessian of each layer, by power iteration on --parts of the data of
+--batches each (1 by default), its sensitivity (|mean| + standard deviation), and bits for mixed precision: those of
+the more sensitive half of the layers are the larger number of --bits.
 """
 
 import argparse
@@ -66,6 +72,8 @@ def main(argv: list[str]) -> int:
     )
     if options.stress is not None:
         return _print_stress(model, options, request)
+    if options.curvature:
+        return _print_curvature(model, options, request)
     if options.against or options.best_of or options.reward:
         return _judge(model, options, request)
     objective = model.config.objective.name
@@ -98,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="stress tests of a classifier, with lists in JSON",
     )
+    _add_curvature(parser)
     judged = parser.add_argument_group("answers judged by a reward model")
     judged.add_argument("--reward", metavar="RM", help="run of the task reward, the judge")
     judged.add_argument("--against", metavar="RUN", help="run whose answers to the same prompts are compared")
@@ -113,6 +122,52 @@ def _parser() -> argparse.ArgumentParser:
     judged.add_argument("--seed", type=int, default=0, help="of the draws")
     harness.add_options(parser)
     return parser
+
+
+def _add_curvature(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the Hessian's spectrum."""
+    group = parser.add_argument_group("curvature of the loss by layer")
+    group.add_argument("--curvature", action="store_true", help="print the spectrum's top of each layer")
+    group.add_argument("--parts", type=int, default=10, help="parts of the data, an eigenvalue each (10)")
+    group.add_argument("--iterations", type=int, default=20, help="power iterations (20)")
+    group.add_argument("--bits", default="2,4", metavar="LOW,HIGH", help="bits of the two halves (2,4)")
+
+
+def _print_curvature(model: "LoadedModel", options: argparse.Namespace, request: "EvaluationRequest") -> int:
+    """Print the sensitivity of each layer, and bits that follow."""
+    from tlx.trainer.curvature import CurvatureConfig, measure
+
+    for flag in ("config", "predictions"):
+        if getattr(options, flag) is not None:
+            raise ConfigError(f"--{flag} is not for the curvature: leave it or --curvature out")
+    try:
+        low, high = (int(word) for word in options.bits.split(","))
+    except ValueError:
+        raise ConfigError(f"--bits = {options.bits!r} must be two whole numbers, such as 2,4") from None
+    settings = CurvatureConfig(
+        parts=options.parts,
+        batches=1 if request.batches is None else request.batches,
+        iterations=options.iterations,
+        bits=(low, high),
+        seed=options.seed,
+    )
+    result = measure(model, request, settings)
+    if options.json:
+        lines = [
+            row._asdict() | {"mean": row.mean, "deviation": row.deviation, "sensitivity": row.sensitivity}
+            for row in result.rows
+        ]
+        figures = {"layers": lines, "layer_bits": result.bits}
+        print(json.dumps({"run": str(options.run), "step": model.step, **figures}, indent=2))
+        return 0
+    print(f"{options.run} at step {model.step}, curvature on {request.data or request.split}")
+    print(f"  {'layer':32} {'mean':>10} {'deviation':>10} {'sensitivity':>12}")
+    for row in result.rows:
+        name = f"{row.stack}[{row.layer}]"
+        print(f"  {name:32} {row.mean:10.4f} {row.deviation:10.4f} {row.sensitivity:12.4f}")
+    if result.bits is not None:
+        print(f'--config.model.quantization.layer_bits="{result.bits}"')
+    return 0
 
 
 def _print_stress(model: "LoadedModel", options: argparse.Namespace, request: Any) -> int:

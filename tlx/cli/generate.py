@@ -3,6 +3,7 @@ r"""Continue a prompt with a trained model, or fill its gaps.
     tlx generate runs/quickstart --prompt='def main('
     tlx generate runs/quickstart --prompt='import' --prompt='class' --max_tokens=40 --temperature=0
     tlx generate runs/quickstart --prompt='for i in ' --num_beams=4
+    tlx generate runs/meena --prompt='Hi!' --best_of=20 --temperature=0.88
     tlx generate runs/quickstart --prompt='class ' --max_tokens=200 --stream
     tlx generate runs/large --draft=runs/small --prompt='class '
     tlx generate runs/quickstart --prompt='def main(' --stop=$'\n\n' --stop='def '
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (0)")
     parser.add_argument("--samples", type=int, default=1, help="continuations of each prompt (1)")
+    _add_best_of(parser)
     parser.add_argument(
         "--stop",
         action="append",
@@ -97,6 +99,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_sampling(parser)
     _add_search(parser)
     return parser
+
+
+def _add_best_of(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--best_of",
+        "--best-of",
+        type=int,
+        default=0,
+        metavar="N",
+        help="draw N samples of each output, and print the likeliest (sample-and-rank); 0: draw one",
+    )
 
 
 def _add_marks(parser: argparse.ArgumentParser) -> None:
@@ -204,6 +217,7 @@ def _streams(model: "LoadedModel", prompts: list[str], options: argparse.Namespa
         "--stream prints one text": len(prompts) * options.samples > 1,
         "--draft writes several tokens at a time": options.draft is not None,
         "--num_beams knows the best text at its end only": options.num_beams > 0,
+        "--best_of knows the best text at its end only": options.best_of != 0,
         "a permutation model has no cache, and writes its text as a whole": model.kind == "two_stream",
     }
     reason = next((reason for reason, holds in reasons.items() if holds), None)
@@ -233,6 +247,7 @@ def _show_continuations(model: "LoadedModel", prompts: list[str], options: argpa
         tuple(options.stop),
         **_marks(options),
         draft=_load_draft(options),
+        best_of=options.best_of,
     )
     for prompt, text in zip(repeated, texts, strict=True):
         if len(repeated) > 1:
@@ -263,6 +278,7 @@ def _check_fills(options: argparse.Namespace) -> None:
         "stream",
         "draft",
         "num_beams",
+        "best_of",
         "target_language",
         "code",
         "mode",

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal, NamedTuple
 
 from tlx.base.errors import ConfigError, one_of
+from tlx.models.config_checks import check_evolved, check_prefix_network, check_quantization, divisors, short
 from tlx.nn.config import (
     LORA_TARGETS,
     AdapterConfig,
@@ -130,10 +131,13 @@ class ModelConfig:
     decoder_ff_dim: int = 0
     """Hidden width of the decoder's feed-forward networks in an encoder-decoder; 0: feedforward.ff_dim."""
 
-    block_layout: Literal["pre", "post", "parallel", "parallel_shared", "sandwich", "output"] = "pre"
+    block_layout: Literal["pre", "post", "parallel", "parallel_shared", "sandwich", "output", "evolved"] = (
+        "pre"
+    )
     """Placement of the norms. pre: x + part(norm(x)). post: norm(x + part(x)). parallel: attention and
     feed-forward read the same x, each through a norm of its own; parallel_shared: through one norm. sandwich:
-    x + norm(part(norm(x))), and output: x + norm(part(x)), both of decoders."""
+    x + norm(part(norm(x))), and output: x + norm(part(x)), both of decoders. evolved: the Evolved Transformer's
+    cells, of an encoder-decoder, with norms as in pre; they fix activations and hidden widths (nn/evolved.py)."""
 
     residual_multiplier: float = 1.0
     """Factor of what each part adds to the stream (Granite); not for block_layout "post"."""
@@ -273,6 +277,7 @@ class ModelConfig:
         _check_positions(self)
         _check_encoder_parts(self)
         _check_bottleneck(self)
+        check_evolved(self)
         _check_clusters(self)
         _check_recurrent(self)
         _check_adapters(self)
@@ -280,7 +285,7 @@ class ModelConfig:
         # Raises for an unknown policy.
         remat_policy(self.execution.remat)
         _check_matmul(self)
-        _check_quantization(self)
+        check_quantization(self)
 
 
 def _check_sizes(model: ModelConfig) -> None:
@@ -331,12 +336,12 @@ def _check_heads(model: ModelConfig, name: str, heads: int) -> None:
     if heads < 1 or (not attention.head_dim and width % heads):
         raise ConfigError(
             f"model.{name} = {heads} does not divide model.{field} = {width}; "
-            f"choose one of {_short(_divisors(width))} or set model.attention.head_dim"
+            f"choose one of {short(divisors(width))} or set model.attention.head_dim"
         )
     if heads % kv_heads:
         raise ConfigError(
             f"model.attention.num_kv_heads = {kv_heads} does not divide {name.rpartition('.')[-1]} = {heads}; "
-            f"choose one of {_short(_divisors(heads))}"
+            f"choose one of {short(divisors(heads))}"
         )
 
 
@@ -553,9 +558,17 @@ def _check_recurrent(model: ModelConfig) -> None:
 
 def _check_adapters(model: ModelConfig) -> None:
     adapters = model.adapters
-    for name in ("lora_rank", "bottleneck_dim", "prefix_length", "prompt_length", "extra_ff_dim"):
+    for name in (
+        "lora_rank",
+        "bottleneck_dim",
+        "prefix_length",
+        "prefix_hidden",
+        "prompt_length",
+        "extra_ff_dim",
+    ):
         if getattr(adapters, name) < 0:
             raise ConfigError(f"model.adapters.{name} = {getattr(adapters, name)} must not be negative")
+    check_prefix_network(model)
     if not 0 <= adapters.lora_dropout < 1:
         raise ConfigError(
             f"model.adapters.lora_dropout = {adapters.lora_dropout} must be at least 0 and below 1"
@@ -598,28 +611,3 @@ def _check_matmul(model: ModelConfig) -> None:
             f"model.matmul = {model.matmul!r}: products of experts and of a bilstm are in model.dtype; "
             "choose 'dtype'"
         )
-
-
-def _check_quantization(model: ModelConfig) -> None:
-    part = model.quantization
-    if part.bits not in (0, *range(2, 9)):
-        raise ConfigError(f"model.quantization.bits = {part.bits} must be 2 to 8, or 0 (none)")
-    if not 0 <= part.decay < 1:
-        raise ConfigError(f"model.quantization.decay = {part.decay} must be in [0, 1)")
-    if part.integers and not part.bits:
-        raise ConfigError("model.quantization.integers = True needs model.quantization.bits, 2 to 8")
-    if part.bits and (model.matmul != "dtype" or model.feedforward.num_experts or model.kind == "bilstm"):
-        raise ConfigError(
-            f"model.quantization.bits = {part.bits}: not with matmul = {model.matmul!r} (choose 'dtype'), with "
-            "experts or for a bilstm"
-        )
-
-
-def _divisors(number: int) -> list[int]:
-    return [n for n in range(1, number + 1) if number % n == 0]
-
-
-def _short(values: list[int]) -> str:
-    """List numbers, at most the first and last six."""
-    shown = values if len(values) <= 12 else values[:6] + values[-6:]
-    return ", ".join(map(str, shown))

@@ -98,7 +98,7 @@ def nonembedding_params(cfg: ModelConfig) -> int:
     if cfg.kind == "encoder_decoder":
         encoder = cfg.block("encoder")
         decoder = cfg.block("decoder")
-        cross_attention = decoder.num_layers * _attention_params(decoder)
+        cross_attention = decoder.num_layers * decoder.num_attentions * _attention_params(decoder)
         source = _stack_params(_source_encoder(cfg))
         return _stack_params(encoder) + source + _stack_params(decoder) + cross_attention
     return _stack_params(cfg.block("decoder" if cfg.kind == "decoder" else "encoder"))
@@ -128,6 +128,18 @@ def _bottleneck_params(block: BlockConfig) -> int:
     return 3 * size + block.num_kv_heads * wide_reads
 
 
+def _evolved_params(block: BlockConfig) -> int:
+    """Kernels of an Evolved Transformer's cell without its attention, all of which read every token.
+
+    In units of D^2 (So et al. 2019, figure 3). Encoder: gated linear unit 2, dense layer to 4 D beside a convolution
+    of 3 to D / 2: 4 + 1.5, separable one from 4 D to D / 2: 2, feed-forward network 8. Decoder: separable
+    convolutions to 2 D beside D / 2: 2 + .5, one from 2 D to D: 2, feed-forward network 8.
+    """
+    # Depthwise filters are no matrix products: a thousandth of the others.
+    halves = 25 if block.cross else 35
+    return halves * block.width**2 // 2
+
+
 def _stack_params(block: BlockConfig) -> int:
     """Kernels of all layers, without cross-attention."""
     part = block.feedforward
@@ -137,6 +149,9 @@ def _stack_params(block: BlockConfig) -> int:
         block_params = _attention_params(block.inner()) + _bottleneck_params(block)
         networks = block.bottleneck.num_feedforwards * num_matrices * block.inner_width * block.ff_dim
         return block.num_layers * (block_params + networks)
+    if block.block_layout == "evolved":
+        attention = block.num_attentions * _attention_params(block)
+        return block.num_layers * (attention + _evolved_params(block))
     layer = _attention_params(block)
     layer += num_matrices * block.width * block.ff_dim * max(1, part.num_experts)
     # The router.
@@ -246,6 +261,12 @@ def _stack(block: BlockConfig, rows: int, length: int, memory: int, cross: int =
         layer = _attend(inner, rows, length, length) + _keys_values(inner, rows, length)
         layer += block.bottleneck.num_feedforwards * _feedforward(inner, rows, length)
         return block.num_layers * (layer + 2 * tokens * _bottleneck_params(block)), 0
+    if block.block_layout == "evolved":
+        attention = _attend(block, rows, length, length) + _keys_values(block, rows, length)
+        if cross:
+            attention += _attend(block, rows, length, cross) + _keys_values(block, rows, cross)
+        layer = block.num_attentions * attention + 2 * rows * length * _evolved_params(block)
+        return block.num_layers * layer, 0
     keys = memory + length
     constant = 0
     layer = _attend(block, rows, length, keys) + _keys_values(block, rows, keys)

@@ -19,6 +19,7 @@ from tlx.nn.adaptive import AdaptiveOutput, AdaptiveUnembedding, ClusterTables
 from tlx.nn.cache import KVCache
 from tlx.nn.config import compute_dtype
 from tlx.nn.embed import TokenTable, Unembedding
+from tlx.nn.evolved import empty_convolution
 from tlx.nn.feedforward import balance
 from tlx.parallel.sharding import logical
 
@@ -133,7 +134,7 @@ def token_table(cfg: ModelConfig) -> TokenTable | ClusterTables:
         dtype=dtype,
         param_dtype=cfg.param_dtype,
         prompt=cfg.adapters.prompt_length,
-        bits=cfg.quantization.bits,
+        quantization=cfg.quantization,
     )
 
 
@@ -325,8 +326,15 @@ class Transformer(nn.Module):
         """
         block = self.cfg.block("decoder")
         cache = caches.empty(
-            block.num_layers, batch_size, length, block.num_kv_heads, block.head_dim, jnp.dtype(block.dtype)
+            block.num_layers * block.num_attentions,
+            batch_size,
+            length,
+            block.num_kv_heads,
+            block.head_dim,
+            jnp.dtype(block.dtype),
         )
+        if block.block_layout == "evolved":
+            cache = cache._replace(convolution=empty_convolution(block, batch_size))
         if encoded_BSD is None:
             return cache
         # Once for a whole generation: each step reads them from the cache.

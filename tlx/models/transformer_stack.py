@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from tlx.models.layer_specs import LayerGroup, LayerSpec, group_layers, layer_specs
+from tlx.nn.adapter_modules import PrefixNetwork
 from tlx.nn.block import Block, BlockInputs, BlockOutputs
 from tlx.nn.bottleneck import BottleneckBlock
 from tlx.nn.cache import KVCache, LayerCache
@@ -16,6 +17,7 @@ from tlx.nn.convolution import Convolution
 from tlx.nn.disentangled import DistanceTable
 from tlx.nn.dropout import FINAL, dropout, fold
 from tlx.nn.embed import EmbeddingConfig, InputEmbedding
+from tlx.nn.evolved import EvolvedDecoderBlock, EvolvedEncoderBlock
 from tlx.nn.feedforward import Routing
 from tlx.nn.fusion import fusion_barrier
 from tlx.nn.kernels.choice import kernel_name
@@ -77,8 +79,12 @@ class StackOutputs(NamedTuple):
     experts."""
 
 
-def make_block(cfg: BlockConfig, has_attention_norm: bool = True) -> Block | BottleneckBlock:
+def make_block(
+    cfg: BlockConfig, has_attention_norm: bool = True
+) -> Block | BottleneckBlock | EvolvedEncoderBlock | EvolvedDecoderBlock:
     """Make the module of a layer, which is applied to parameters of its own."""
+    if cfg.block_layout == "evolved":
+        return EvolvedDecoderBlock(cfg, parent=None) if cfg.cross else EvolvedEncoderBlock(cfg, parent=None)
     if cfg.bottleneck.width:
         return BottleneckBlock(cfg, parent=None)
     return Block(cfg, has_attention_norm, parent=None)
@@ -108,6 +114,8 @@ class TransformerStack(nn.Module):
             self.convolution = Convolution(
                 cfg, self.embedding.conv_kernel_size, self.embedding.conv_activation
             )
+        if cfg.adapters.prefix_hidden:
+            self.prefix_network = PrefixNetwork(cfg)
         if cfg.block_layout != "post":
             self.final_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
 
@@ -168,7 +176,11 @@ class TransformerStack(nn.Module):
             mask = Mask(segments_BT, segments_BT)
             block = make_block(cfg)
             # No bias: initial values do not depend on it.
-            return block.init(key, x_BTD, block_inputs._replace(mask=mask, bias=None))["params"]
+            params = block.init(key, x_BTD, block_inputs._replace(mask=mask, bias=None))["params"]
+            if cfg.adapters.prefix_hidden:
+                # The network makes them.
+                params["attention"].pop("prefix")
+            return params
 
         blocks = self._blocks(init)
         specs = layer_specs(
@@ -216,17 +228,26 @@ class TransformerStack(nn.Module):
     def encoded_keys_values(self, encoded_BSD: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Compute cross-attention's keys and values of every layer, [L, B, S, G, H] each.
 
-        They are equal for all tokens of a generation, and computed once.
+        Layers with two cross-attentions have the heads of both, one after the other. They are equal for all tokens of
+        a generation, and computed once.
         """
-        block = Block(self.cfg, parent=None)
 
-        def layer(params: Any, carry: tuple[()], index: jax.Array, inputs: None):
-            key_value = block.apply({"params": params}, encoded_BSD, method=Block.encoded_keys_values)
-            return carry, key_value
+        def make_layer(block_cfg: BlockConfig) -> Layer:
+            block = make_block(block_cfg)
 
-        # All layers are alike here: windows do not matter to cross-attention.
-        layers = [layer] * self.cfg.num_layers
-        _, key_value = run_layers(layers, self.cfg, self._blocks(), (), share=self._has_one_layer)
+            def layer(params: Any, carry: tuple[()], index: jax.Array, inputs: None):
+                key_value = block.apply({"params": params}, encoded_BSD, method="encoded_keys_values")
+                return carry, key_value
+
+            return layer
+
+        # Windows do not matter to cross-attention, bits of the layers do.
+        cfg = self.cfg
+        num_kinds = cfg.num_layers if cfg.quantization.layer_bits else 1
+        layers = [make_layer(cfg.layer(kind)) for kind in range(num_kinds)] * (cfg.num_layers // num_kinds)
+        _, key_value = run_layers(
+            layers, cfg, self._blocks(), (), share=self._has_one_layer, period=num_kinds
+        )
         return key_value
 
     def step(
@@ -266,28 +287,35 @@ class TransformerStack(nn.Module):
             block = make_block(spec.block, spec.attention_norm)
             mask = block_inputs.mask._replace(window=spec.block.attention.window)
 
-            def layer(params: Any, carry: tuple[jax.Array, ...], index: jax.Array, encoded_key_value: Any):
+            def layer(params: Any, carry: tuple[Any, ...], index: jax.Array, encoded_key_value: Any):
                 # The cache of all layers is in the carry, where each layer updates it in place.
-                x, key, value = carry
+                x, key, value, convolution = carry
                 layer_inputs = block_inputs._replace(
                     mask=mask,
-                    cache=LayerCache(key, value, index, start),
+                    cache=LayerCache(key, value, index, start, convolution),
                     encoded_keys_values=encoded_key_value,
                 )
                 out = cast(BlockOutputs, block.apply({"params": params}, x, layer_inputs))
                 assert out.cache is not None
-                return (out.hidden, out.cache.key, out.cache.value), None
+                cache = out.cache
+                return (out.hidden, cache.key, cache.value, cache.convolution), None
 
             return layer
 
         groups = group_layers(layer_specs(cfg))
         blocks = self._blocks()
-        carry = (x_BTD, cache.key, cache.value)
+        carry = (x_BTD, cache.key, cache.value, cache.convolution)
         for group in groups:
             # An encoder's keys and values are those of a single group: all layers of such a decoder are alike.
             carry, _ = self._run_group(group, self._params_of(blocks, group), make_layer, carry, encoded)
-        y_BTD, key, value = carry
-        cache = cache._replace(key=key, value=value, segments=segments, num_filled=start + length)
+        y_BTD, key, value, convolution = carry
+        cache = cache._replace(
+            key=key,
+            value=value,
+            convolution=convolution,
+            segments=segments,
+            num_filled=start + length,
+        )
         return self._finish(y_BTD, None), cache
 
     def _block_inputs(self, x_BTD: jax.Array, inputs: StackInputs) -> BlockInputs:
@@ -411,6 +439,8 @@ class TransformerStack(nn.Module):
         order = self.cfg.shared_order
         num_stored = max(order) + 1 if order else self.cfg.num_layers
         blocks = layer_params(self, init, num_stored, self._has_one_layer, self._absent_from_first)
+        if self.cfg.adapters.prefix_hidden:
+            blocks = {**blocks, "attention": {**blocks["attention"], "prefix": self.prefix_network()}}
         return jax.tree.map(lambda x: x[jnp.array(order)], blocks) if order else blocks
 
     def _finish(self, y_BTD: jax.Array, keys_B: jax.Array | None) -> jax.Array:

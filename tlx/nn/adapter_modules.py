@@ -1,4 +1,7 @@
-"""Adapter modules inside a layer besides low-rank matrices (linear.py): bottlenecks and prefixes."""
+"""Adapter modules inside a layer besides low-rank matrices (linear.py): bottlenecks and prefixes.
+
+Shapes: P vectors of a prefix, J hidden units of the network that makes it.
+"""
 
 import flax.linen as nn
 import jax
@@ -35,8 +38,8 @@ class BottleneckAdapter(nn.Module):
 class Prefix(nn.Module):
     """Trained keys and values that every query of a layer sees before those of the text (Li and Liang 2021).
 
-    They are parameters themselves, as in P-tuning v2 (Liu et al. 2022); the network that computed them from a
-    smaller table in the first paper is left out. They have no position, and no bias by it.
+    They are parameters themselves, as in P-tuning v2 (Liu et al. 2022), or what a PrefixNetwork made. They have no
+    position, and no bias by it.
     """
 
     cfg: BlockConfig
@@ -89,3 +92,46 @@ class Prefix(nn.Module):
         shape = (cfg.adapters.prefix_length, cfg.num_kv_heads, cfg.head_dim)
         prefix = self.param(name, init, shape, jnp.dtype(cfg.param_dtype)).astype(x_BSGH.dtype)
         return jnp.concatenate([jnp.broadcast_to(prefix, (x_BSGH.shape[0], *shape)), x_BSGH], axis=1)
+
+
+class PrefixNetwork(nn.Module):
+    """Keys and values of all layers' prefixes, tanh(table W_in + b) W_out + b (Li and Liang 2021, 4.3).
+
+    The table and the first map are of all layers, the second map has a part for each. What it makes takes the
+    parameters of Prefix.
+    """
+
+    cfg: BlockConfig
+    """The stack's layers; their adapters give the length of the prefix and the hidden width."""
+
+    @nn.compact
+    def __call__(self) -> dict[str, jax.Array]:
+        """Return "key" and "value", [L, P, G, H] each, P the length of the prefix, in the dtype of the parameters."""
+        cfg = self.cfg
+        length = cfg.adapters.prefix_length
+        hidden = cfg.adapters.prefix_hidden
+        dtype = jnp.dtype(cfg.param_dtype)
+        # Small, so that the prefix begins near the biases: the same keys for all of its positions.
+        table_init = logical(nn.initializers.normal(cfg.init.stddev), (None, None))
+        table = self.param("table", table_init, (length, cfg.width), dtype)
+        linear = Linear(
+            (cfg.width,),
+            (hidden,),
+            (None, None),
+            cfg.width**-0.5,
+            True,
+            cfg.param_dtype,
+            cfg.param_dtype,
+            name="in",
+        )
+        hidden_PJ = jnp.tanh(linear(table))
+        shape = (cfg.num_kv_heads, cfg.head_dim)
+        made = {}
+        for name in ("key", "value"):
+            kernel_names = ("layers", None, "kv_heads", "head_dim")
+            kernel_init = logical(nn.initializers.normal(hidden**-0.5), kernel_names)
+            kernel = self.param(f"{name}_kernel", kernel_init, (cfg.num_layers, hidden, *shape), dtype)
+            bias_init = logical(nn.initializers.zeros_init(), ("layers", "kv_heads", "head_dim"))
+            bias = self.param(f"{name}_bias", bias_init, (cfg.num_layers, *shape), dtype)
+            made[name] = jnp.einsum("pj,ljgh->lpgh", hidden_PJ, kernel) + bias[:, None]
+        return made

@@ -1,4 +1,7 @@
-"""Key/value caches for decoding: plain arrays that travel in the carry of the loop over layers."""
+"""Key/value caches for decoding: plain arrays that travel in the carry of the loop over layers.
+
+Shapes: W positions that a convolution keeps, I its channels.
+"""
 
 from typing import NamedTuple
 
@@ -7,11 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 
 
+class ConvolutionCache(NamedTuple):
+    """Last inputs of the causal convolutions of all layers (nn/evolved.py)."""
+
+    inputs: jax.Array
+    """[L, B, W, D]: of the first convolutions, after the norm."""
+
+    hidden: jax.Array
+    """[L, B, W, I]: of the convolution behind them."""
+
+
 class KVCache(NamedTuple):
     """Keys and values of all layers of a decoder for the tokens so far."""
 
     key: jax.Array
-    """[L, B, S, G, H], S the capacity."""
+    """[L, B, S, G, H], S the capacity; of layers with two self-attentions [2 L, ...], those of a layer together."""
 
     value: jax.Array
     """[L, B, S, G, H]."""
@@ -30,6 +43,9 @@ class KVCache(NamedTuple):
 
     cross_segments: jax.Array | None = None
     """int[B, S']: segments of the encoder's tokens."""
+
+    convolution: ConvolutionCache | None = None
+    """Last inputs of the layers' convolutions; None: they have none."""
 
 
 class LayerCache(NamedTuple):
@@ -51,6 +67,9 @@ class LayerCache(NamedTuple):
     start: jax.Array
     """int[]: entry of S where the next keys and values are written."""
 
+    convolution: ConvolutionCache | None = None
+    """Of all layers; None: they have no convolutions."""
+
 
 def empty(
     num_layers: int, batch: int, length: int, kv_heads: int, head_dim: int, dtype: jnp.dtype
@@ -58,7 +77,7 @@ def empty(
     """Create an empty cache.
 
     Args:
-        num_layers: L.
+        num_layers: L, times the self-attentions of a layer.
         batch: rows B.
         length: capacity S, in tokens.
         kv_heads: G.
@@ -119,7 +138,7 @@ def write(
 
     Args:
         cache: the layer's view.
-        key_BTGH: new keys.
+        key_BTGH: new keys; of as many numbers as the cache has for a token, in heads of any size.
         value_BTGH: new values.
 
     Returns:
@@ -127,8 +146,38 @@ def write(
     """
     # Written into the arrays of all layers, which XLA does in place inside the loop over layers.
     start = (cache.layer, 0, cache.start, 0, 0)
-    key = jax.lax.dynamic_update_slice(cache.key, key_BTGH[None].astype(cache.key.dtype), start)
-    value = jax.lax.dynamic_update_slice(cache.value, value_BTGH[None].astype(cache.value.dtype), start)
-    layer_key = jax.lax.dynamic_index_in_dim(key, cache.layer, keepdims=False)
-    layer_value = jax.lax.dynamic_index_in_dim(value, cache.layer, keepdims=False)
+    entries = (1, *key_BTGH.shape[:2], *cache.key.shape[3:])
+    key = jax.lax.dynamic_update_slice(cache.key, key_BTGH.reshape(entries).astype(cache.key.dtype), start)
+    value = jax.lax.dynamic_update_slice(
+        cache.value, value_BTGH.reshape(entries).astype(cache.value.dtype), start
+    )
+    stored = (*key.shape[1:3], *key_BTGH.shape[2:])
+    layer_key = jax.lax.dynamic_index_in_dim(key, cache.layer, keepdims=False).reshape(stored)
+    layer_value = jax.lax.dynamic_index_in_dim(value, cache.layer, keepdims=False).reshape(stored)
     return cache._replace(key=key, value=value), layer_key, layer_value
+
+
+def read_convolution(cache: LayerCache) -> tuple[jax.Array, jax.Array]:
+    """Return a layer's last inputs [B, W, D] and hidden activations [B, W, I] of its convolutions."""
+    assert cache.convolution is not None
+    inputs, hidden = (jax.lax.dynamic_index_in_dim(x, cache.layer, keepdims=False) for x in cache.convolution)
+    return inputs, hidden
+
+
+def write_convolution(cache: LayerCache, inputs_BWD: jax.Array, hidden_BWI: jax.Array) -> LayerCache:
+    """Store a layer's last inputs and hidden activations of its convolutions.
+
+    Args:
+        cache: the layer's view.
+        inputs_BWD: the inputs.
+        hidden_BWI: the hidden activations.
+
+    Returns:
+        The updated view.
+    """
+    assert cache.convolution is not None
+    written = [
+        jax.lax.dynamic_update_index_in_dim(x, new.astype(x.dtype), cache.layer, axis=0)
+        for x, new in zip(cache.convolution, (inputs_BWD, hidden_BWI), strict=True)
+    ]
+    return cache._replace(convolution=ConvolutionCache(*written))

@@ -280,14 +280,29 @@ class BottleneckConfig:
 
 @dataclasses.dataclass(frozen=True)
 class QuantizationConfig:
-    """Quantisation-aware training of linear layers and embedding tables (Q8BERT): see nn/fake_quantized.py.
+    """Quantisation-aware training of linear layers and tables (Q8BERT, Q-BERT): see nn/fake_quantized.py.
 
     Softmax, norms, activation functions, the last layer of a task's head and logits over the vocabulary stay in the
     model's dtype.
     """
 
     bits: int = 0
-    """Bits of weights and of activations, 2 to 8 (Q8BERT: 8); 0: nothing is quantised."""
+    """Bits of activations, and of weights and tables that have no number of their own, 2 to 8 (Q8BERT: 8, as Q-BERT's
+    activations); 0: nothing is quantised."""
+
+    weight_bits: int = 0
+    """Bits of the kernels of linear layers, 2 to 8 (Q-BERT: 4 or 3); 0: bits."""
+
+    layer_bits: tuple[int, ...] = ()
+    """Bits of the kernels of each layer of a stack, in place of weight_bits (Q-BERT's mixed precision; `tlx evaluate
+    RUN --curvature` suggests them); every layer is then compiled by itself. (): all alike."""
+
+    table_bits: int = 0
+    """Bits of the token table, 2 to 8 (Q-BERT: 4); 0: bits."""
+
+    groups: int = 1
+    """Groups of a kernel's or table's outputs, one after the other, each with a range of its own, a divisor of every
+    number of outputs (Q-BERT: 128); 1: one range."""
 
     activations: Literal["average", "dynamic"] = "average"
     """Largest magnitude of the activations that is in range: a moving average over batches, or each batch's own."""
@@ -297,6 +312,11 @@ class QuantizationConfig:
 
     integers: bool = False
     """Whether products are of integers, as in inference on hardware that has them; not for training."""
+
+    @property
+    def kernel_bits(self) -> int:
+        """Bits of kernels; 0: they are not quantised."""
+        return self.weight_bits or self.bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -359,6 +379,10 @@ class AdapterConfig:
     prefix_length: int = 0
     """Trained keys and values before those of self-attention, in each layer (Li and Liang 2021); 0: none."""
 
+    prefix_hidden: int = 0
+    """Hidden width of a network that makes the keys and values of all layers' prefixes of a table of prefix_length
+    vectors (Li and Liang 2021: 512; a merge replaces it by what it makes); 0: they are parameters themselves."""
+
     prompt_length: int = 0
     """Trained token vectors before a text (Lester et al. 2021), ids after the vocabulary's; 0: none."""
 
@@ -406,8 +430,8 @@ class BlockConfig:
     num_layers: int
     """Layers of the stack, by which outputs into the residual stream are scaled."""
 
-    block_layout: Literal["pre", "post", "parallel", "parallel_shared", "sandwich", "output"]
-    """Placement of the norms: see nn/block.py."""
+    block_layout: Literal["pre", "post", "parallel", "parallel_shared", "sandwich", "output", "evolved"]
+    """Placement of the norms: see nn/block.py; evolved: the cells of nn/evolved.py."""
 
     dropout: float
     """Dropout rate of what each part adds to the stream."""
@@ -478,6 +502,11 @@ class BlockConfig:
         return self.bottleneck.width or self.width
 
     @property
+    def num_attentions(self) -> int:
+        """Self-attentions of a layer, and cross-attentions of one that has any."""
+        return 2 if self.block_layout == "evolved" and self.cross else 1
+
+    @property
     def num_kv_heads(self) -> int:
         """Key/value heads G."""
         return self.attention.num_kv_heads or self.attention.num_heads
@@ -504,7 +533,7 @@ class BlockConfig:
     @property
     def period(self) -> int:
         """Number of layers after which windows and rotations repeat; of all where no two are alike."""
-        if self.attention.scale_by_layer:
+        if self.attention.scale_by_layer or self.quantization.layer_bits:
             return self.num_layers
         return math.lcm(len(self.attention.window_pattern) or 1, len(self.position.rotary_pattern) or 1)
 
@@ -522,7 +551,17 @@ class BlockConfig:
         # Without the pattern, so that layers of one kind have equal configs.
         attention = dataclasses.replace(self.attention, window=window, window_pattern=())
         layer_number = place + 1 if self.attention.scale_by_layer else 0
-        return dataclasses.replace(self, attention=attention, position=position, layer_number=layer_number)
+        quantization = self.quantization
+        if quantization.layer_bits:
+            bits = quantization.layer_bits[place]
+            quantization = dataclasses.replace(quantization, weight_bits=bits, layer_bits=())
+        return dataclasses.replace(
+            self,
+            attention=attention,
+            position=position,
+            layer_number=layer_number,
+            quantization=quantization,
+        )
 
     def lora(self, target: str, first_site: int = 0) -> Lora | None:
         """Return the low-rank adapter of a matrix of LORA_TARGETS; None: it has none.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from tlx.base.tree import is_quantized
 from tlx.nn import weight_formats
 from tlx.nn.adaptive import AdaptiveUnembedding, log_probabilities
-from tlx.nn.config import BlockConfig
+from tlx.nn.config import BlockConfig, QuantizationConfig
 from tlx.nn.dropout import EMBEDDING, dropout
 from tlx.nn.fake_quantized import fake_weights
 from tlx.nn.linear import Linear
@@ -146,8 +146,8 @@ class TokenTable(nn.Module):
     prompt: int = 0
     """Number of further ids with vectors of their own (prompt tuning)."""
 
-    bits: int = 0
-    """Bits of the vectors that are looked up: model.quantization.bits; 0: as they are stored."""
+    quantization: QuantizationConfig = QuantizationConfig()
+    """Quantisation of the vectors that are looked up."""
 
     def setup(self):
         """Create parameters and submodules."""
@@ -161,7 +161,10 @@ class TokenTable(nn.Module):
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Look up the vectors of ids [...], [..., E]."""
         # Of the table as it is looked up: the output kernel that is tied to it is not quantised.
-        table: jax.Array = fake_weights(self.table, self.bits) if self.bits else self.table
+        table: jax.Array = self.table
+        part = self.quantization
+        if part.bits:
+            table = fake_weights(table, part.table_bits or part.bits, part.groups)
         if self.prompt:
             # Two tables, so that the vocabulary's keeps its shape and its sharding.
             last = self.padded_size - 1
@@ -266,8 +269,8 @@ class InputEmbedding(nn.Module):
     def _table(self, name: str, rows: int, width: int) -> jax.Array:
         init = logical(nn.initializers.normal(self.cfg.init.embedding_stddev), (None, "embed"))
         table = self.param(name, init, (rows, width), jnp.dtype(self.cfg.param_dtype))
-        bits = self.cfg.quantization.bits
-        return fake_weights(table, bits) if bits else table
+        part = self.cfg.quantization
+        return fake_weights(table, part.bits, part.groups) if part.bits else table
 
 
 def with_neighbors(x_BTE: jax.Array) -> jax.Array:

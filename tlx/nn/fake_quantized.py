@@ -1,16 +1,20 @@
 """Fake quantisation in training and products of integers in inference, symmetric and linear (Q8BERT).
 
-Zafrir et al. 2019, arXiv:1910.06188: with M = 2^(bits - 1) - 1 and a threshold t, s = M / t,
+Zafrir et al. 2019, arXiv:1910.06188 (Q8BERT): with M = 2^(bits - 1) - 1 and a threshold t, s = M / t,
 q(x) = clamp(round(x s), -M, M) and fake(x) = q(x) / s; the gradient goes straight through, outside the range too.
-A kernel's or table's threshold is its own largest magnitude, anew in each step. That of activations is a moving
+A kernel's or table's threshold is its own largest magnitude, anew in each step; with groups that of each group of
+outputs, of bits of their own (Shen et al. 2020, arXiv:1909.05840: Q-BERT). That of activations is a moving
 average of the largest magnitude of each batch, t <- t - (1 - decay) (t - max |x|), which begins at the first batch's.
 
 A step quantises by the averages before it, so that its gradient does not depend on microbatches; the paper's code by
 those after it, which differ by (1 - decay) of the way to the batch's own. Activations of the first step, before
 there is an average, are not quantised.
+
+Shapes: I inputs, O outputs of a kernel.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +32,7 @@ def quantize(x: jax.Array, threshold: jax.Array, bits: int) -> jax.Array:
 
     Args:
         x: float[...].
-        threshold: float32[], the largest magnitude in range; an array of zeros has 0.
+        threshold: float32[], or of the last dims of x: the largest magnitude in range; of zeros it is 0.
         bits: 2 to 8.
 
     Returns:
@@ -44,7 +48,7 @@ def fake(x: jax.Array, threshold: jax.Array, bits: int) -> jax.Array:
 
     Args:
         x: float[...].
-        threshold: float32[], the largest magnitude in range.
+        threshold: as `quantize` takes it.
         bits: 2 to 8.
 
     Returns:
@@ -58,13 +62,47 @@ def largest(x: jax.Array) -> jax.Array:
     return jnp.max(jnp.abs(x)).astype(jnp.float32)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def fake_weights(weights: jax.Array, bits: int) -> jax.Array:
-    """Fake quantisation of a kernel or table by its own largest magnitude; the gradient goes straight through."""
-    return fake(weights, largest(weights), bits)
+def group_thresholds(weights_IO: jax.Array, groups: int) -> jax.Array:
+    """Return the threshold of each output of a kernel or table [inputs, outputs]: that of its group.
+
+    Args:
+        weights_IO: float[I, O].
+        groups: number of groups of outputs, a divisor of O; 1: one range.
+
+    Returns:
+        float32[O]; [] with one range.
+    """
+    if groups == 1:
+        return largest(weights_IO)
+    # Neighbouring outputs share a range: with heads before their dims, a group lies within a head.
+    size = weights_IO.shape[1] // groups
+    per_output = jnp.max(jnp.abs(weights_IO), axis=0).astype(jnp.float32)
+    return jnp.repeat(jnp.max(per_output.reshape(groups, size), axis=1), size)
 
 
-fake_weights.defvjp(lambda weights, bits: (fake_weights(weights, bits), None), lambda bits, _, g: (g,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def fake_weights(weights: jax.Array, bits: int, groups: int = 1, num_inputs: int = 1) -> jax.Array:
+    """Fake quantisation of a kernel or table by its own largest magnitudes; the gradient goes straight through.
+
+    Args:
+        weights: float[inputs, outputs].
+        bits: 2 to 8.
+        groups: number of groups of outputs, each with a range of its own.
+        num_inputs: number of dims that are inputs.
+
+    Returns:
+        An array like weights.
+    """
+    if groups == 1:
+        return fake(weights, largest(weights), bits)
+    weights_IO = weights.reshape(math.prod(weights.shape[:num_inputs]), -1)
+    return fake(weights_IO, group_thresholds(weights_IO, groups), bits).reshape(weights.shape)
+
+
+fake_weights.defvjp(
+    lambda weights, bits, groups, num_inputs: (fake_weights(weights, bits, groups, num_inputs), None),
+    lambda bits, groups, num_inputs, _, g: (g,),
+)
 
 
 def fake_activations(x: jax.Array, range_2: jax.Array | None, config: QuantizationConfig) -> jax.Array:
@@ -116,7 +154,11 @@ _by_average.defvjp(_by_average_forward, _by_average_backward)
 
 
 def integer_product(
-    x: jax.Array, kernel: jax.Array, bias: jax.Array | None, range_2: jax.Array | None, bits: int
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None,
+    range_2: jax.Array | None,
+    config: QuantizationConfig,
 ) -> jax.Array:
     """Compute x W + b in integers: (q(x) . q(W) + q32(b)) / (s_x s_W).
 
@@ -125,17 +167,17 @@ def integer_product(
         kernel: W, float[inputs, outputs].
         bias: b, float[outputs]; None: none.
         range_2: the average of x, as `fake_activations` takes it.
-        bits: 2 to 8.
+        config: bits and groups.
 
     Returns:
         float[..., outputs] in the dtype of x. It equals the product of fake values but for the rounding of b and of
         float32 sums, which integers do not have.
     """
     x_threshold = threshold_of(x, range_2)
-    kernel_threshold = largest(kernel)
-    scale = _scale(x_threshold, bits) * _scale(kernel_threshold, bits)
-    x_int = quantize(x, x_threshold, bits).astype(jnp.int8)
-    kernel_int = quantize(kernel, kernel_threshold, bits).astype(jnp.int8)
+    kernel_threshold = group_thresholds(kernel, config.groups)
+    scale = _scale(x_threshold, config.bits) * _scale(kernel_threshold, config.kernel_bits)
+    x_int = quantize(x, x_threshold, config.bits).astype(jnp.int8)
+    kernel_int = quantize(kernel, kernel_threshold, config.kernel_bits).astype(jnp.int8)
     contract = (((x.ndim - 1,), (0,)), ((), ()))
     y = jax.lax.dot_general(x_int, kernel_int, contract, preferred_element_type=jnp.int32)
     if bias is not None:

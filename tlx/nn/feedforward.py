@@ -18,6 +18,7 @@ from tlx.nn.config import BlockConfig
 from tlx.nn.dropout import LOW_RANK, dropout, fold
 from tlx.nn.fusion import backward_barrier, forward_barrier, fusion_barrier
 from tlx.nn.linear import Linear, fused_projections, should_fuse
+from tlx.nn.norm import Norm
 from tlx.nn.quantized import FORMATS
 from tlx.parallel.sharding import constrain, logical
 
@@ -51,6 +52,9 @@ class FeedForward(nn.Module):
 
     cfg: BlockConfig
     """The layer."""
+
+    normed_hidden: bool = False
+    """Whether W_out reads norm(hidden activations) (the Evolved Transformer's decoder)."""
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, keys_B: jax.Array | None = None, site: int = 0) -> jax.Array:
@@ -97,6 +101,8 @@ class FeedForward(nn.Module):
             h_BTF = after(activation(tagged[0]))
         h_BTF = checkpoint_name(constrain(h_BTF, ("batch", "sequence", "mlp")), "hidden")
         h_BTF = dropout(h_BTF, part.dropout, keys_B, site)
+        if self.normed_hidden:
+            h_BTF = Norm(cfg.norm, size, cfg.param_dtype, name=prefix + "hidden_norm")(h_BTF)
         out_std = 0.0 if prefix else cfg.residual_std(cfg.ff_dim)
         return self._linear(prefix, "out", size, cfg.width, ("mlp", "embed"), out_std)(h_BTF, keys_B)
 

@@ -141,13 +141,15 @@ class Linear(nn.Module):
                 self.kernel.reshape(self.fan_in, -1),
                 self.offset.reshape(-1) if self.bias else None,
                 self.input_range,
-                part.bits,
+                part,
             ).reshape(*rows, *self.outputs)
             if self.lora is not None:
                 y = y + self._low_rank(x, y.dtype, keys_B)
         else:
             quantized_x = fake_activations(x, self.input_range, part)
-            y = _product(quantized_x, fake_weights(self.kernel, part.bits), len(self.inputs))
+            num_inputs = len(self.inputs)
+            kernel = fake_weights(self.kernel, part.kernel_bits, part.groups, num_inputs)
+            y = _product(quantized_x, kernel, num_inputs)
             y = self.add_terms(y, x, keys_B)
         return fake_activations(y, self.output_range, part) if self.quantized_output else y
 

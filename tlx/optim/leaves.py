@@ -10,7 +10,8 @@ from tlx.base import tree
 
 # A module or tensor of this name holds layers stacked along a leading dim.
 STACK = "blocks"
-_VECTORS = ("bias", "scale")
+# A depthwise convolution's "filter" is a vector for each position that it reads.
+_VECTORS = ("bias", "scale", "filter")
 
 
 class Leaf(NamedTuple):
@@ -39,7 +40,7 @@ class Leaf(NamedTuple):
 
     @property
     def is_matrix(self) -> bool:
-        """Whether the parameter maps vectors to vectors; biases and scales do not, whatever their number of dims."""
+        """Whether the parameter maps vectors to vectors; biases, scales and filters do not, whatever their dims."""
         sides = [side for side in self.sides if self._name(side[0]) != "expert"]
         # Biases of heads [N, H] have two dims and are still vectors.
         return len(sides) >= 2 and self.path.rsplit("/", 1)[-1] not in _VECTORS

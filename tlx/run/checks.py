@@ -16,6 +16,7 @@ from tlx.base.errors import ConfigError, one_of
 from tlx.base.lookup import Allowed
 from tlx.models.config import ModelConfig
 from tlx.optim import make_optimizer, make_schedule
+from tlx.rollouts.base import RolloutTask
 from tlx.run.config import RunConfig, get_objective, parse_config
 from tlx.run.spec import abstract_batch, spec_before_tokenizer, training_module
 from tlx.training.config import TrainConfig
@@ -58,7 +59,18 @@ def resolve(config: ConfigDict | Mapping[str, Any], allow: Allowed = ()) -> RunC
             "eval.params = 'ema' evaluates the moving average of the parameters, but train.ema.decay = 0 keeps none; "
             "set it to 0.999, say, or eval.params to 'trained'"
         )
+    if resolved.train.mixout:
+        _check_mixout(resolved, isinstance(parts, RolloutTask))
     return resolved
+
+
+def _check_mixout(config: RunConfig, is_rollout: bool) -> None:
+    """Raise ConfigError where there is no base model to mix with, or its kernels are not all trained."""
+    if not config.base.path or config.adapt.method != "full" or is_rollout:
+        raise ConfigError(
+            f"train.mixout = {config.train.mixout} mixes with the kernels of a base model: it is for `tlx finetune "
+            f"--from=BASE` with adapt.method = 'full' (it is {config.adapt.method!r}), and not for rollouts"
+        )
 
 
 def check_devices(config: RunConfig, num_devices: int) -> None:

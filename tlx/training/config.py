@@ -64,6 +64,9 @@ class TrainConfig:
     so that a run goes on with fewer devices of the same memory, and back with more. 0 is any number."""
     clip_norm: float | None = 1.0
     """Largest global norm of the gradients, above 0; None does not clip."""
+    mixout: float = 0.0
+    """Probability with which an entry of a kernel is replaced, for a step, by that of the base model (Lee et al.
+    2020: 0.7 to 0.9, with model.dropout = 0), in [0, 1); see training/mixout.py. Fine-tuning of all parameters."""
     layer_norms: bool = False
     """Whether the metrics hold the norm of each layer's gradient, "grad_norm/encoder/00" and so on from below."""
     max_skipped: int = 20
@@ -97,6 +100,8 @@ class TrainConfig:
         _at_least("train.rows_per_device", self.rows_per_device, 0)
         _at_least("train.max_skipped", self.max_skipped, 1)
         _at_least("train.max_rollbacks", self.max_rollbacks, 0)
+        if not 0 <= self.mixout < 1:
+            raise ConfigError(f"train.mixout = {self.mixout} must be at least 0 and below 1")
         self.spike.validate()
         self.ema.validate()
         _at_least("train.compare_every", self.compare_every, 0)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
+from tlx.training import mixout
 from tlx.training.config import EmaConfig, TrainConfig
 from tlx.training.spikes import initial_window
 from tlx.training.state import State
@@ -22,7 +23,7 @@ _Result = TypeVar("_Result")
 
 
 def initial_extra(config: TrainConfig, params: Any) -> dict[str, Any]:
-    """Return what State.extra holds before the first step: {} where neither spikes nor averages are asked for.
+    """Return what State.extra holds before the first step: {} where it keeps nothing.
 
     Args:
         config: Config of the trainer.
@@ -32,6 +33,8 @@ def initial_extra(config: TrainConfig, params: Any) -> dict[str, Any]:
     if config.ema.decay:
         # Copied: the step donates both, and may not be given one buffer twice.
         extra[NAME] = jax.tree.map(lambda param: jnp.array(param, _dtype(param), copy=True), params)
+    if config.mixout:
+        extra[mixout.NAME] = mixout.initial_values(params)
     return extra
 
 

@@ -15,6 +15,7 @@ from tlx.optim.leaves import STACK
 from tlx.training import carry as carries
 from tlx.training.config import TrainConfig
 from tlx.training.ema import next_average
+from tlx.training.mixout import Mixing
 from tlx.training.spikes import loss_limit, next_window
 from tlx.training.state import State
 
@@ -61,7 +62,7 @@ def make_step(
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         keys = row_keys(state.seed, state.step, config.batch_size)
-        result = gradients(module, state, batch, keys, config.microbatches, fixed)
+        result = _mixed_gradients(module, state, batch, keys, config, fixed)
         grads, observations = _without_observations(result.grads)
         norm = optax.tree.norm(grads)
         # The norm is finite only where every gradient is, and it is needed for clipping anyway.
@@ -115,6 +116,23 @@ def make_step(
         return new_state, metrics
 
     return step
+
+
+def _mixed_gradients(
+    module: Any,
+    state: State,
+    batch: Batch,
+    keys: jax.Array,
+    config: TrainConfig,
+    fixed: frozenset[str],
+) -> Gradients:
+    """`gradients`, at parameters that are mixed with the base model's where train.mixout says so."""
+    if not config.mixout:
+        return gradients(module, state, batch, keys, config.microbatches, fixed)
+    mixing = Mixing(config.mixout, state.extra, state.seed, state.step)
+    mixed = state._replace(params=mixing.mixed(state.params))
+    result = gradients(module, mixed, batch, keys, config.microbatches, fixed)
+    return result._replace(grads=mixing.through(result.grads))
 
 
 def gradients(

@@ -4,7 +4,7 @@ To add a family, write one file with a `FAMILY` and add its name to the tables h
 """
 
 from tlx.base.lookup import Table
-from tlx.models.families.family import Family, FixedField, MappedField, Outline, SameField, WeightMapping
+from tlx.models.families.family import Family, FixedField, MappedField, SameField, WeightMapping
 
 TABLE = Table(
     "family",
@@ -19,6 +19,7 @@ TABLE = Table(
         "distilbert": "tlx.models.families.distilbert:FAMILY",
         "electra": "tlx.models.families.electra:FAMILY",
         "elmo": "tlx.models.families.elmo:FAMILY",
+        "evolved-transformer": "tlx.models.families.meena:EVOLVED",
         "gemma3": "tlx.models.families.gemma3:FAMILY",
         "gpt": "tlx.models.families.gpt:FAMILY",
         "gpt2": "tlx.models.families.gpt2:FAMILY",
@@ -30,6 +31,7 @@ TABLE = Table(
         "marian": "tlx.models.families.bart:MARIAN",
         "mass": "tlx.models.families.bart:MASS",
         "mbart": "tlx.models.families.bart:MBART",
+        "meena": "tlx.models.families.meena:FAMILY",
         "megatron-bert": "tlx.models.families.megatron_bert:FAMILY",
         "megatron-gpt2": "tlx.models.families.megatron_gpt2:FAMILY",
         "mistral": "tlx.models.families.mistral:FAMILY",
@@ -78,14 +80,6 @@ TABLE = Table(
         "stablelm": "tlx.models.families.stablelm:FAMILY",
         "starcoder2": "tlx.models.families.starcoder2:FAMILY",
         "t5gemma": "tlx.models.families.t5gemma:FAMILY",
-    },
-)
-
-# Architectures whose networks are not implemented: sizes and parameter arithmetic only.
-OUTLINES = Table(
-    "outline",
-    {
-        "meena": "tlx.models.families.meena:OUTLINE",
     },
 )
 
@@ -156,12 +150,10 @@ MODEL_TYPES = Table(
 
 __all__ = [
     "MODEL_TYPES",
-    "OUTLINES",
     "TABLE",
     "Family",
     "FixedField",
     "MappedField",
-    "Outline",
     "WeightMapping",
     "SameField",
 ]

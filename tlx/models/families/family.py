@@ -186,22 +186,6 @@ class Family:
     """Form of texts beyond what the tokenizer's own template says."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Outline:
-    """A well-known architecture whose network is not implemented: sizes and parameter arithmetic."""
-
-    name: str
-    """Name in the table of outlines."""
-    citation: str
-    """Authors, year, title and venue of the paper."""
-    sizes: Mapping[str, Any]
-    """{published name of a size: the dimensions that `num_params` uses}."""
-    num_params: Callable[[Any], int]
-    """Computes the number of parameters of a size."""
-    missing: str
-    """The modules that an implementation would need."""
-
-
 def resized(base: ModelConfig, **changes: Any) -> ModelConfig:
     """Replace fields of `base`; two underscores separate part and field: attention__num_heads."""
     return replaced(base, {name.replace("__", "."): value for name, value in changes.items()})

@@ -1,47 +1,71 @@
-"""Meena: an Evolved Transformer for dialogue; size and parameter arithmetic without the network."""
+"""Meena: an Evolved Transformer for dialogue, and the Evolved Transformer in its published sizes."""
 
-from typing import NamedTuple
+from tlx.models.config import HeadConfig, ModelConfig
+from tlx.models.families.family import Family, WeightMapping, resized
+from tlx.nn.config import AttentionConfig, FeedForwardConfig, InitConfig, NormConfig, PositionConfig
+from tlx.nn.embed import EmbeddingConfig
 
-from tlx.models.families.family import Outline
+# tensor2tensor's: norms with eps 1e-6, attention without biases, sinusoids, one table of embeddings times sqrt(width)
+# for both sides and the output.
+BASE = ModelConfig(
+    kind="encoder_decoder",
+    vocab_size=32_768,
+    width=512,
+    num_layers=3,
+    num_decoder_layers=4,
+    block_layout="evolved",
+    dropout=0.1,
+    embedding=EmbeddingConfig(scale=True),
+    position=PositionConfig(kind="sinusoidal"),
+    attention=AttentionConfig(num_heads=8, qkv_bias=False, out_bias=False, dropout=0.1),
+    feedforward=FeedForwardConfig(activation="relu"),
+    norm=NormConfig(eps=1e-6),
+    head=HeadConfig(tied=True),
+    init=InitConfig(kind="fan_in", embedding_stddev=512**-0.5, scale_residual=False),
+)
 
 
-class MeenaSize(NamedTuple):
-    """The dimensions of one model."""
+def size(encoder_cells: int, decoder_cells: int, width: int, heads: int, vocab: int) -> ModelConfig:
+    """Resize the base model.
 
-    encoder_blocks: int = 1
-    """Number of encoder blocks."""
-    decoder_blocks: int = 13
-    """Number of decoder blocks."""
-    width: int = 2560
-    """Model width D."""
-    heads: int = 32
-    """Number of attention heads."""
-    vocab: int = 8192
-    """Vocabulary size."""
+    Args:
+        encoder_cells: Number of cells of the encoder.
+        decoder_cells: Number of cells of the decoder.
+        width: Model width.
+        heads: Number of attention heads.
+        vocab: Size of the vocabulary.
 
-
-def num_params(size: MeenaSize) -> int:
-    """Count the kernels of the blocks and the embedding; biases, norms and depthwise filters (.1%) are omitted.
-
-    In units of D^2 (So et al. 2019, figure 3; D = width):
-
-        encoder block   gated linear unit 2; dense to 4 D beside a convolution of 3 to D / 2, 4 + 1.5; a
-                        separable one from 4 D to D / 2, 2; attention 4; feed-forward 8            21.5
-        decoder block   self- and cross-attention in parallel 8; separable convolutions to
-                        2 D beside D / 2, 2 + .5; one from 2 D to D, 2; self-attention 4,
-                        cross-attention 4; feed-forward 8                                          28.5
-
-    1 x 21.5 D^2 + 13 x 28.5 D^2 + 8192 D = 2.59e9 for D = 2560; published: 2.6B.
+    Returns:
+        The resized model config.
     """
-    square = size.width**2
-    half_squares = 43 * size.encoder_blocks + 57 * size.decoder_blocks
-    return half_squares * square // 2 + size.vocab * size.width
+    return resized(
+        BASE,
+        num_layers=encoder_cells,
+        num_decoder_layers=decoder_cells,
+        width=width,
+        attention__num_heads=heads,
+        vocab_size=vocab,
+        init__embedding_stddev=width**-0.5,
+    )
 
 
-OUTLINE = Outline(
+def rows(config: ModelConfig) -> list[WeightMapping]:
+    """Return no mappings: no weights were released."""
+    return []
+
+
+FAMILY = Family(
     name="meena",
     citation="Adiwardana et al. 2020, Towards a Human-like Open-Domain Chatbot, arXiv:2001.09977",
-    sizes={"2.6b": MeenaSize()},
-    num_params=num_params,
-    missing="the Evolved Transformer's gated linear units, separable convolutions and parallel branches",
+    base=BASE,
+    sizes={"2.6b": size(1, 13, 2560, 32, 8192)},
+    rows=rows,
+)
+
+EVOLVED = Family(
+    name="evolved-transformer",
+    citation="So et al. 2019, The Evolved Transformer, arXiv:1901.11117",
+    base=BASE,
+    sizes={"base": BASE, "big": size(3, 4, 1024, 16, 32_768)},
+    rows=rows,
 )
