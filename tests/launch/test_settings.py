@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from tests.launch.test_values import REQUIRED
-from tlx.base.compiler_settings import SETTINGS
+from tlx.base.chips import chip_name, chips
+from tlx.base.compiler_settings import CHIP_SETTINGS, SETTINGS
 from tlx.base.errors import ConfigError
 from tlx.launch.clusters import CLUSTERS
 from tlx.launch.job import LaunchJob, render
@@ -22,7 +23,7 @@ def environment(settings, target="gpu", environ=None):
 
 
 def test_each_setting_has_a_reason_and_a_name_of_its_own():
-    for settings in SETTINGS.values():
+    for settings in (*SETTINGS.values(), *CHIP_SETTINGS.values()):
         assert len({setting.name for setting in settings}) == len(settings)
         assert all(len(setting.reason) > 20 for setting in settings)
 
@@ -48,6 +49,33 @@ def test_flags_and_variables_are_added_replaced_and_dropped():
     }
     assert "--xla_tpu_data_parallel" in environment(RunSettings(), "tpu-slices")["LIBTPU_INIT_ARGS"]
     assert set(environment(RunSettings(), "tpu")) == {"JAX_COMPILATION_CACHE_DIR"}
+
+
+def test_a_chip_has_settings_of_its_own():
+    found = merged(variables("tpu", RunSettings(), "/run", "v6e"), {})["LIBTPU_INIT_ARGS"].split()
+    assert found == [f"{setting.name}=true" for setting in CHIP_SETTINGS["v6e"]]
+    left = RunSettings(drop=tuple(setting.name for setting in CHIP_SETTINGS["v6e"]))
+    assert "LIBTPU_INIT_ARGS" not in merged(variables("tpu", left, "/run", "v6e"), {})
+    assert set(CHIP_SETTINGS) <= set(chips())
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "chip"),
+    [
+        ("v6e-256", "v6e"),
+        ("v5litepod-16", "v5e"),
+        ("v5p-128", "v5p"),
+        ("tpu-v6e-slice", "v6e"),
+        ("tpu-v5-lite-podslice", "v5e"),
+        ("tpu-v5p-slice", "v5p"),
+        ("tpu-v4-podslice", "v4"),
+        ("nvidia-h100-80gb", "h100"),
+        ("nvidia-tesla-k80", ""),
+        ("", ""),
+    ],
+)
+def test_the_chip_of_an_accelerator(accelerator, chip):
+    assert chip_name(accelerator) == chip
 
 
 def test_what_the_users_environment_says_stays():

@@ -141,11 +141,15 @@ def test_without_the_compiler_it_says_what_to_install(config, capsys, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("target", "variable", "hardware"),
-    [("tpu:v5e:2x4 x 2 slices", "LIBTPU_INIT_ARGS", "tpu-slices"), ("gpu:h100:8", "XLA_FLAGS", "gpu")],
+    ("target", "variable", "hardware", "chip"),
+    [
+        ("tpu:v5e:2x4 x 2 slices", "LIBTPU_INIT_ARGS", "tpu-slices", "v5e"),
+        ("tpu:v6e:2x4", "LIBTPU_INIT_ARGS", "tpu", "v6e"),
+        ("gpu:h100:8", "XLA_FLAGS", "gpu", "h100"),
+    ],
 )
 def test_a_plan_is_compiled_with_the_flags_of_a_run(
-    target, variable, hardware, config, tmp_path, monkeypatch
+    target, variable, hardware, chip, config, tmp_path, monkeypatch
 ):
     """The user's own come after those of the table, so that they win."""
     python = tmp_path / "python"
@@ -156,5 +160,5 @@ def test_a_plan_is_compiled_with_the_flags_of_a_run(
         compile_for_target(resolve(load_config(str(config)), allow=None), parse_target(target), str(python))
     environment = (tmp_path / "environment").read_text().splitlines()
     (flags,) = [line for line in environment if line.startswith(f"{variable}=")]
-    wanted = merged(variables(hardware, RunSettings(), "/run"), {variable: "--xla_own=1"})[variable]
+    wanted = merged(variables(hardware, RunSettings(), "/run", chip), {variable: "--xla_own=1"})[variable]
     assert flags.startswith(f"{variable}={wanted}") and wanted.endswith(" --xla_own=1") and "=true" in wanted

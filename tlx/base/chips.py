@@ -62,6 +62,18 @@ def chip(name: str, field: str = "chip") -> Chip:
     return chips()[name]
 
 
+def chip_name(accelerator: str) -> str:
+    """Return the name of a row by Cloud's accelerator type ("v6e-256") or GKE's accelerator ("tpu-v6e-slice").
+
+    "" where there is none.
+    """
+    for row in chips().values():
+        if row.accelerator_type and accelerator.startswith(f"{row.accelerator_type}-"):
+            return row.name
+    found = chip_of(accelerator.replace("-", " "))
+    return found.name if found else ""
+
+
 def chip_of(device_kind: str) -> Chip | None:
     """Return the row of a JAX device's `device_kind`, by the longest matching name; None if there is none."""
     matches = [

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 
+from tlx.base.chips import chip_name
 from tlx.base.compiler_settings import Hardware
 from tlx.base.errors import OK, PREEMPTED, RETRYABLE, ConfigError
 from tlx.launch import settings
@@ -166,7 +167,7 @@ def _environment(job: LaunchJob, options: GkeOptions, workdir: str) -> str:
         target = "tpu-slices" if options.slices > 1 else "tpu"
     elif options.accelerator:
         target = "gpu"
-    chosen = settings.variables(target, job.settings, workdir)
+    chosen = settings.variables(target, job.settings, workdir, chip_name(options.accelerator))
     return "\n              ".join(
         f"- name: {variable.name}\n                value: {yaml(variable.value)}" for variable in chosen
     )

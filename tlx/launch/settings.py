@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from tlx.base.compiler_settings import FLAG_VARIABLES, SETTINGS, Hardware
+from tlx.base.compiler_settings import FLAG_VARIABLES, Hardware, setting_names, settings_of
 from tlx.base.errors import ConfigError, one_of
 from tlx.launch.secrets import is_secret_name
 
@@ -45,13 +45,14 @@ class Variable(NamedTuple):
     """flags: put before what the process' environment has; default: only where that has none; set: always."""
 
 
-def variables(hardware: Hardware, settings: RunSettings, workdir: str) -> list[Variable]:
+def variables(hardware: Hardware, settings: RunSettings, workdir: str, chip: str = "") -> list[Variable]:
     """Return the environment variables of a run on a kind of hardware.
 
     Args:
         hardware: The kind of hardware.
         settings: What the user adds and drops.
         workdir: Directory of the run as its hosts see it.
+        chip: Name of the chip in base/chips.json; "": not known before the run starts.
 
     Returns:
         The variables, flags first.
@@ -59,9 +60,9 @@ def variables(hardware: Hardware, settings: RunSettings, workdir: str) -> list[V
     Raises:
         ConfigError: A flag or variable is malformed, secret, or the launcher's own; or no setting has a dropped name.
     """
-    table = {setting.name: setting.value for setting in SETTINGS[hardware]}
+    table = {setting.name: setting.value for setting in settings_of(hardware, chip)}
     for name in settings.drop:
-        if name not in (known := {setting.name for row in SETTINGS.values() for setting in row}):
+        if name not in (known := setting_names()):
             raise ConfigError(one_of("--drop", name, sorted(known)))
         # A setting of other hardware is dropped already: one command serves several clusters.
         table.pop(name, None)

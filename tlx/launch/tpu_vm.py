@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from types import FrameType
 
+from tlx.base.chips import chip_name
 from tlx.base.errors import PREEMPTED, WATCHDOG, ConfigError
 from tlx.launch import settings
 from tlx.launch.exits import describe, next_move
@@ -75,9 +76,10 @@ def render(job: LaunchJob, options: TpuVmOptions) -> dict[str, str]:
         )
     words = job.words(job.moved(CONFIG) if job.config_file else job.config)
     target = "tpu-slices" if options.slices > 1 else "tpu"
+    chosen = settings.variables(target, job.settings, job.workdir, chip_name(options.accelerator))
     values = {
         "grace_seconds": options.grace_seconds,
-        "environment": Raw(settings.exports(settings.variables(target, job.settings, job.workdir))),
+        "environment": Raw(settings.exports(chosen)),
         "setup": options.setup or install_command(wheel_name(options.wheel), "tpu"),
         "command": Raw(shlex.join(words)),
     }

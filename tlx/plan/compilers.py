@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from tlx.base.compiler_settings import FLAG_VARIABLES, Hardware, compiler_flags
 from tlx.base.config import to_dict
@@ -114,9 +114,11 @@ def _environment(target: Target) -> dict[str, str]:
     The compiler has the flags with which the launchers start a run, before those of the user's own environment.
     """
     variables = {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    hardware: Hardware = "tpu-slices" if target.platform == "tpu" and target.slices > 1 else target.platform
+    hardware: Hardware = cast(Hardware, target.platform)
+    if target.platform == "tpu" and target.slices > 1:
+        hardware = "tpu-slices"
     name = FLAG_VARIABLES[hardware]
-    flags = f"{compiler_flags(hardware)} {os.environ.get(name, '')}"
+    flags = f"{compiler_flags(hardware, target.chip.name)} {os.environ.get(name, '')}"
     if target.platform == "tpu":
         cores = 2 if target.chip.name in ("v4", "v5p") else 1
         variables |= {
