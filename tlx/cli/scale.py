@@ -78,6 +78,9 @@ def make_parser(verb: str) -> argparse.ArgumentParser:
         backends = "local, launch:'CLUSTER FLAGS', command:TEMPLATE or simulate[:NOISE] (default: local)"
         parser.add_argument("--backend", default="local", help=backends)
         parser.add_argument("--parallel", type=int, default=1, help="number of runs at once (default: 1)")
+    if verb in ("plan", "run", "predict"):
+        law = "law of learning rate and batch: steplaw, deepseek, or the JSON file of `tlx scale hparams --json`"
+        parser.add_argument("--rate-law", help=law + " (default: the ladder's rules; predict: steplaw)")
     if verb == "run":
         allow = "a package outside tlx whose code the configs of the stored plan may name; may be repeated"
         parser.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help=allow)
@@ -105,10 +108,14 @@ def make_parser(verb: str) -> argparse.ArgumentParser:
         steps = "2: loss from size, metric from loss; 1: metric from size (default: 2)"
         parser.add_argument("--steps", type=int, default=2, help=steps)
     if verb == "hparams":
-        parser.add_argument("--boot", type=int, default=500, help="bootstrap draws (default: 500)")
-        check = "measure activations over widths under the standard parametrisation and muP"
-        parser.add_argument("--coordinate-check", action="store_true", help=check)
+        _add_hparams_flags(parser)
     return parser
+
+
+def _add_hparams_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--boot", type=int, default=500, help="bootstrap draws (default: 500)")
+    check = "measure activations over widths under the standard parametrisation and muP"
+    parser.add_argument("--coordinate-check", action="store_true", help=check)
 
 
 def _add_table_flags(parser: argparse.ArgumentParser) -> None:

@@ -311,13 +311,22 @@ def compare(result: Mapping[str, Any]) -> str:
 
 
 def hparams(result: Mapping[str, Any]) -> str:
-    """Return the laws of learning rate and batch, or why there are none."""
-    lines = [result["status"]]
-    for name in ("lr", "batch"):
+    """Return the laws of learning rate, batch and weight decay, or why there are none, and critical batches."""
+    noise = "unknown" if result["noise"] is None else f"{result['noise']:.2%}"
+    lines = [result["status"], f"runs within {result['window']:.0%} of their cell's best; noise {noise}"]
+    for name in ("lr", "batch", "weight_decay"):
         if name in result:
             law = result[name]
-            powers = "".join(f" {column}^{law[column]:.4g}" for column in ("N", "D") if column in law)
+            powers = "".join(
+                f" {column}^{rounded(law[column], law.get('ci', {}).get(column))}"
+                for column in ("N", "D")
+                if column in law
+            )
             lines.append(f"{name}* = {law['coefficient']:.4g}{powers}")
+    for row in result["critical_batch"]:
+        lines.append(
+            f"N {number(row['N'])}: critical batch {number(row['critical_batch'])} tokens at loss {row['loss']:.4f}"
+        )
     return "\n".join(lines)
 
 

@@ -5,6 +5,7 @@ need them: the other verbs answer sooner.
 """
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -130,6 +131,7 @@ def predict(options: argparse.Namespace) -> int:
         D=options.D,
         D_unique=options.D_unique,
         inference_tokens=options.inference_tokens or 0.0,
+        rate_law=options.rate_law or "steplaw",
     )
     if options.accelerator_flops:
         hours = accelerator_hours(fitted, answer["N"], answer["D"], options.accelerator_flops)
@@ -236,6 +238,8 @@ def _ladder(options: argparse.Namespace) -> tuple[LadderConfig | None, Any, Plac
     if "ladder" not in options.config or "run" not in options.config:
         raise ConfigError("--config must be a ladder: get_config returns {'ladder': ..., 'run': ...}")
     ladder = from_dict(LadderConfig, options.config.ladder.to_dict(), "config.ladder")
+    if getattr(options, "rate_law", None):
+        ladder = dataclasses.replace(ladder, rate_law=options.rate_law)
     return ladder, options.config.run, places.as_named(options.folder or f"runs/scaling/{ladder.name}")
 
 

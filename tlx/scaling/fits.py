@@ -17,7 +17,7 @@ from tlx.scaling.evaluation import Problem, predict_log
 from tlx.scaling.law_form import Law
 from tlx.scaling.laws import LAWS, get_law
 from tlx.scaling.runs import RunTable, as_table, clusters, rows_of, with_convention
-from tlx.scaling.solver import parse_loss, polish, solve
+from tlx.scaling.solver import Loss, Solution, parse_loss, polish, solve
 from tlx.scaling.table_checks import check, reason, warn_of_outliers
 
 # Draws that are made in any case for a law whose constants are hard to tell apart.
@@ -25,6 +25,9 @@ _MIN_DRAWS = 100
 
 # Rows of a table above which its iso-FLOP minima are no longer read as a cross-check of a loss surface.
 _MAX_CHECKED = 5000
+
+# Rows of a table on which all starts are solved; the best one is then polished on the whole table.
+_MOST_SORTED = 5_000
 
 # A forecast is not determined where 95% of the bootstrap draws differ in N* or in the loss by more than these
 # factors, or where the loss surface and well-determined iso-FLOP minima differ by more than _APART in N*.
@@ -347,13 +350,10 @@ def _fit_surface(result: Fit, law: Law) -> Fit:
     rows = len(problem.target)
     if rows <= problem.size - ("" in law.names):
         return _not_identified(result, f"{rows} runs for {problem.size} constants")
-    starts = problem.starts(settings.starts, settings.seed)
-    coarse = solve(problem, loss, starts, iterations=80, tolerance=1e-9)
-    best = polish(problem, loss, coarse.phi[np.argmin(coarse.objective)])
+    best, result.agreeing = _best_of_starts(problem, loss, settings)
     phi = best.phi[0]
     objective = float(best.objective[0])
     result.objective = objective
-    result.agreeing = int((coarse.objective <= objective * (1 + 1e-4) + 1e-20).sum())
     result.gradient = float(best.gradient[0])
     theta = problem.outside(phi)
     result.theta = theta
@@ -380,6 +380,21 @@ def _fit_surface(result: Fit, law: Law) -> Fit:
         if why:
             return _not_identified(result, why)
     return result
+
+
+def _best_of_starts(problem: Problem, loss: Loss, settings: FitSettings) -> tuple[Solution, int]:
+    """The best minimum over all starts, and how many of them end there; a sample of a large table sorts them out."""
+    rows = len(problem.target)
+    part = problem
+    if rows > _MOST_SORTED:
+        chosen = np.sort(np.random.default_rng(settings.seed).choice(rows, _MOST_SORTED, replace=False))
+        part = Problem(problem.law, rows_of(problem.runs, chosen))
+    coarse = solve(part, loss, part.starts(settings.starts, settings.seed), iterations=80, tolerance=1e-9)
+    best = polish(part, loss, coarse.phi[np.argmin(coarse.objective)])
+    agreeing = int((coarse.objective <= best.objective[0] * (1 + 1e-4) + 1e-20).sum())
+    if part is not problem:
+        best = polish(problem, loss, problem.inside(part.outside(best.phi[0])))
+    return best, agreeing
 
 
 def _asked(result: Fit) -> float:

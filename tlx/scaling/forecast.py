@@ -1,16 +1,16 @@
 """predict: from a fit to the run to train: size, tokens, batch, learning rate, loss with interval, cost."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tlx.base.errors import ConfigError, DataError, one_of
+from tlx.base.errors import ConfigError, DataError
 from tlx.scaling.backtesting import drift_warning
 from tlx.scaling.evaluation import predict_log
 from tlx.scaling.fits import Fit
 from tlx.scaling.laws import get_law
 from tlx.scaling.prediction import predict_loss
+from tlx.scaling.rate_laws import RATE_LAWS, load_rate_law
 
 PF_DAY = 8.64e19  # FLOPs
 
@@ -21,23 +21,7 @@ HOFFMANN = {"A": 406.4, "B": 410.7, "E": 1.6934, "alpha": 0.3392, "beta": 0.2849
 MUENNIGHOFF = {"R_D": 15.387756, "R_N": 5.309743}
 
 
-def _steplaw(n: float, d: float, flops: float) -> tuple[float, float]:
-    """StepLaw (2503.04715)."""
-    return 1.79 * n**-0.713 * d**0.307, 0.58 * d**0.571
-
-
-def _deepseek(n: float, d: float, flops: float) -> tuple[float, float]:
-    """DeepSeek LLM (2401.02954)."""
-    return 0.3118 * flops**-0.125, 0.2920 * flops**0.3271
-
-
-# (learning rate, batch in tokens) of parameters, tokens and training FLOPs.
-RATE_LAWS: dict[str, Callable[[float, float, float], tuple[float, float]]] = {
-    "steplaw": _steplaw,
-    "deepseek": _deepseek,
-}
-
-# No law of learning rates was fitted on rates above this one.
+# No published law of learning rates was fitted on rates above this one.
 _MAX_RATE = 1e-2
 
 
@@ -81,7 +65,7 @@ def predict(
         inference_tokens: Tokens that the model will read and write in its life, paid from the budget at 2 N
             each.
         interval: Probability of the intervals.
-        rate_law: Published law of learning rate and batch, one of RATE_LAWS.
+        rate_law: Law of learning rate and batch: a published one of RATE_LAWS, or the JSON file of hparams.
 
     Returns:
         flops, N, D, tokens_per_param, batch_tokens, learning_rate, rate_law, kaplan, chinchilla (their N and
@@ -94,8 +78,7 @@ def predict(
         DataError: The fit is not identified, or does not determine the forecast of this budget (Fit.unsettled).
     """
     fit.check()
-    if rate_law not in RATE_LAWS:
-        raise ConfigError(one_of("rate_law", rate_law, RATE_LAWS))
+    rates_of = load_rate_law(rate_law)
     flat = None
     if N is not None and D is not None:
         budget = fit.flops_per_token(N) * D + 2 * N * inference_tokens
@@ -119,13 +102,14 @@ def predict(
             best = fit.optimal(budget)
             n = best.N
             d = best.D
-    rate, batch = RATE_LAWS[rate_law](n, d, budget)
+    rates = rates_of(n, d, budget)
     answer: dict[str, Any] = {"flops": budget, "N": n, "D": d, "tokens_per_param": d / n}
     if D_unique is not None:
         answer["D_unique"] = D_unique
         answer["epochs"] = d / D_unique
-    answer["batch_tokens"] = batch
-    answer["learning_rate"] = min(rate, _MAX_RATE)
+    answer["batch_tokens"] = rates.batch_tokens
+    # A fitted law is of this user's own optimizer, whose rates may be higher.
+    answer["learning_rate"] = min(rates.lr, _MAX_RATE) if rate_law in RATE_LAWS else rates.lr
     answer["rate_law"] = rate_law
     if fit.approach == 3:
         answer |= _loss_of(fit, n, d, D_unique, interval)

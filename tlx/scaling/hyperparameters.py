@@ -1,22 +1,42 @@
-"""hparams: learning-rate and batch laws from small runs, and the critical batch size.
+"""hparams: laws of learning rate, batch and weight decay from small runs.
 
-Optima come from a smooth surface through all runs of a cell, not from its best run: the argmin of a grid
-gives clearly different exponents.
+Optima come from a smooth surface through the runs near the best one of a cell, not from that run: the argmin of a
+grid gives clearly different exponents. How near is chosen by the noise: as far from the best run as a quadratic
+describes the losses.
 """
 
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import special
 
-from tlx.base.errors import DataError
+from tlx.scaling.critical_batches import critical_batches
 from tlx.scaling.runs import RunTable, as_table, require
 
-# Runs further above the lowest loss of their cell than this fraction bend the quadratic.
-_NEAR = 0.15
+# Settings whose optimum is sought, where the table has them.
+SETTINGS = ("lr", "batch", "weight_decay")
+
+# Windows that are compared: runs further above the lowest loss of their cell than this fraction are not used.
+_WINDOWS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.15)
+
+# Window without replicates or degrees of freedom that tell the noise.
+_DEFAULT_WINDOW = 0.02
+
+# Probability of a quadratic's misfit by noise alone below which its window is too wide.
+_REJECTED = 0.01
+
+# Degrees of freedom from which noise is known, and residuals of the smallest window count as noise.
+_ENOUGH = 4
+
+# Runs of one cell differ by less than this in ln D: steps are whole numbers.
+_SAME_TOKENS = 0.05
+
+# Squared correlation of ln N and ln D over the cells beyond which their powers cannot be told apart.
+_CONFOUNDED = 0.97
 
 
 class Cell(NamedTuple):
-    """The best learning rate and batch of the runs that share N and D."""
+    """The best settings of the runs that share N and D."""
 
     N: float
     """Parameters."""
@@ -30,6 +50,9 @@ class Cell(NamedTuple):
     batch: float
     """Batch at the minimum, in tokens; NaN where there is none or the table has no batch."""
 
+    weight_decay: float
+    """Weight decay at the minimum; NaN where there is none or the table has none."""
+
     runs: int
     """Runs near enough to the best one to be used."""
 
@@ -38,36 +61,44 @@ class Cell(NamedTuple):
 
 
 def hparams(runs: Any, boot: int = 500, seed: int = 0) -> dict[str, Any]:
-    """Fit lr* = c N^p D^q and B* = c N^p D^q.
+    """Fit lr* = c N^p D^q, and the same for the batch and the weight decay.
 
-    Each cell (same N and D) gives the minimum of a quadratic in (ln lr, ln batch) through its runs, or in
-    ln lr alone where the batch does not vary. A power of N or D that does not vary over the cells is left
-    out.
+    Each cell (same N and D) gives the minimum of a quadratic in the logarithms of those settings that vary in it. A
+    power of N or D that does not vary over the cells is left out.
 
     Args:
-        runs: Table with N, D, lr, loss and batch (tokens), or anything that load_runs takes.
+        runs: Table with N, D, lr, loss and perhaps batch (tokens; a ledger's batch_tokens) and weight_decay, or
+            anything that load_runs takes.
         boot: Bootstrap draws over cells, for the intervals of the powers.
         seed: Seed of the draws.
 
     Returns:
-        cells; status, "ok" or why there is no law; and for lr and batch their coefficient, the powers N and
-        D, and ci, the powers' 95% intervals.
+        cells; window and noise (standard deviation of ln loss; None where unknown); status, "ok" or why there is no
+        law and what to add; for lr, batch and weight_decay their coefficient, the powers N and D, and ci, the powers'
+        95% intervals; and critical_batch by size, where runs of several batches show one.
 
     Raises:
         DataError: A column is missing or not positive.
     """
     table = as_table(runs)
-    columns = ("N", "D", "lr", "loss", "batch") if "batch" in table else ("N", "D", "lr", "loss")
-    require(table, columns, "hparams")
-    cells = [_cell(table, rows) for rows in _cells(table)]
+    settings = [name for name in SETTINGS if name in table]
+    require(table, ("N", "D", "loss", *dict.fromkeys(("lr", *settings))), "hparams")
+    groups = _cells(table)
+    window, noise = _window(table, groups, settings)
+    cells = [_cell(table, rows, settings, window) for rows in groups]
     used = [cell for cell in cells if not cell.why]
-    result: dict[str, Any] = {"cells": [cell._asdict() for cell in cells]}
+    result: dict[str, Any] = {"cells": [cell._asdict() for cell in cells], "window": window, "noise": noise}
+    result["critical_batch"] = critical_batches(table)
     if len(used) < 2:
         why = "; ".join(sorted({cell.why for cell in cells if cell.why}))
         result["status"] = f"not identified: {len(used)} cells have a minimum, 2 are needed. {why}"
         return result
+    confounded = _confounded(used)
+    if confounded:
+        result["status"] = f"not identified: {confounded}"
+        return result
     rng = np.random.default_rng(seed)
-    for name in ("lr", "batch"):
+    for name in SETTINGS:
         values = np.array([getattr(cell, name) for cell in used])
         if np.isfinite(values).all():
             result[name] = _law(used, np.log(values), rng, boot)
@@ -76,71 +107,157 @@ def hparams(runs: Any, boot: int = 500, seed: int = 0) -> dict[str, Any]:
 
 
 def _cells(table: RunTable) -> list[np.ndarray]:
-    """Row indices of the runs that share N and D."""
-    keys = np.stack([np.log(table["N"]), np.log(table["D"])], 1).round(6)
-    _, group = np.unique(keys, axis=0, return_inverse=True)
-    return [np.flatnonzero(group.ravel() == g) for g in range(int(group.max()) + 1)]
+    """Row indices of the runs that share N, and D but for the rounding of steps."""
+    groups = []
+    for n in np.unique(table["N"]):
+        rows = np.flatnonzero(table["N"] == n)
+        rows = rows[np.argsort(table["D"][rows], kind="stable")]
+        cuts = np.flatnonzero(np.diff(np.log(table["D"][rows])) > _SAME_TOKENS) + 1
+        groups += np.split(rows, cuts)
+    return groups
 
 
-def _cell(table: RunTable, rows: np.ndarray) -> Cell:
-    """The minimum of a quadratic through the runs of one cell."""
-    n = float(table["N"][rows[0]])
-    d = float(table["D"][rows[0]])
+def _window(table: RunTable, groups: list[np.ndarray], settings: list[str]) -> tuple[float, float | None]:
+    """The widest window in which quadratics describe the losses as well as noise allows, and the noise."""
+    misfits = [_misfit(table, groups, settings, window) for window in _WINDOWS]
+    variance, free = _replicates(table, groups, settings)
+    if free < _ENOUGH:
+        known = [(squares / dof, dof) for squares, dof in misfits if dof >= _ENOUGH]
+        if not known:
+            return _DEFAULT_WINDOW, None
+        variance, free = known[0]
+    variance = max(variance, 1e-16)
+    window = _WINDOWS[0]
+    for candidate, (squares, dof) in zip(_WINDOWS, misfits, strict=True):
+        if dof == 0 or special.fdtrc(dof, free, squares / dof / variance) > _REJECTED:
+            window = candidate
+    return window, float(np.sqrt(variance))
+
+
+def _misfit(
+    table: RunTable, groups: list[np.ndarray], settings: list[str], window: float
+) -> tuple[float, int]:
+    """Squares of ln loss around the cells' quadratics, and their degrees of freedom."""
+    squares = 0.0
+    free = 0
+    for rows in groups:
+        near = _near(table, rows, window)
+        varying = _varying(table, near, settings)
+        columns = _quadratic(table, near, varying)
+        if not varying or len(near) <= columns.shape[1]:
+            continue
+        log_loss = np.log(table["loss"][near])
+        rest = log_loss - columns @ np.linalg.lstsq(columns, log_loss, rcond=None)[0]
+        squares += float(rest @ rest)
+        free += len(near) - columns.shape[1]
+    return squares, free
+
+
+def _replicates(table: RunTable, groups: list[np.ndarray], settings: list[str]) -> tuple[float, int]:
+    """Variance of ln loss of runs with the same settings, and its degrees of freedom."""
+    squares = 0.0
+    free = 0
+    for rows in groups:
+        keys = np.stack([table[name][rows] for name in settings], 1)
+        _, group = np.unique(keys, axis=0, return_inverse=True)
+        log_loss = np.log(table["loss"][rows])
+        counts = np.bincount(group.ravel())
+        means = np.bincount(group.ravel(), log_loss) / counts
+        squares += float(((log_loss - means[group.ravel()]) ** 2).sum())
+        free += int((counts - 1).sum())
+    return (squares / free if free else 0.0), free
+
+
+def _near(table: RunTable, rows: np.ndarray, window: float) -> np.ndarray:
+    """Rows of a cell whose loss is within the window above the lowest."""
     loss = table["loss"][rows]
-    rows = rows[loss <= loss.min() * (1 + _NEAR)]
-    unused = Cell(n, d, float("nan"), float("nan"), len(rows), "")
-    log_lr = np.log(table["lr"][rows])
-    log_loss = np.log(table["loss"][rows])
-    log_batch = np.log(table["batch"][rows]) if "batch" in table else np.full(len(rows), np.nan)
-    vary = "batch" in table and np.ptp(log_batch) > 1e-6
-    coefficients = 6 if vary else 3
-    few = len(rows) < coefficients or len(np.unique(log_lr)) < 3
-    if few or (vary and len(np.unique(log_batch)) < 3):
-        return unused._replace(why=f"{len(rows)} runs near the best, too few learning rates or batches")
-    if vary:
-        minimum = _paraboloid_minimum(log_lr, log_batch, log_loss)
-        if minimum is None:
-            return unused._replace(why="the surface has no minimum")
-    else:
-        lowest = _parabola_minimum(log_lr, log_loss)
-        if lowest is None:
-            return unused._replace(why="the curve has no minimum")
-        minimum = np.array([lowest, log_batch[0]])
-    inside = log_lr.min() <= minimum[0] <= log_lr.max()
-    if vary:
-        inside = inside and log_batch.min() <= minimum[1] <= log_batch.max()
-    why = "" if inside else "the minimum is outside the grid"
-    return Cell(n, d, float(np.exp(minimum[0])), float(np.exp(minimum[1])), len(rows), why)
+    return rows[loss <= loss.min() * (1 + window)]
 
 
-def _paraboloid_minimum(x: np.ndarray, z: np.ndarray, y: np.ndarray) -> np.ndarray | None:
-    """(x, z) of the minimum of a quadratic surface by least squares; None where it has none."""
-    columns = np.stack([np.ones(len(x)), x, x * x, z, z * z, x * z], 1)
-    weights, *_ = np.linalg.lstsq(columns, y, rcond=None)
-    _, slope_x, curve_x, slope_z, curve_z, cross = weights
-    hessian = np.array([[2 * curve_x, cross], [cross, 2 * curve_z]])
+def _varying(table: RunTable, rows: np.ndarray, settings: list[str]) -> list[str]:
+    return [name for name in settings if np.ptp(np.log(table[name][rows])) > 1e-6]
+
+
+def _quadratic(table: RunTable, rows: np.ndarray, varying: list[str]) -> np.ndarray:
+    """Columns [n, constants] of a full quadratic in the logarithms of the settings that vary, centred."""
+    logs = [np.log(table[name][rows]) for name in varying]
+    logs = [x - x.mean() for x in logs]
+    columns = [np.ones(len(rows)), *logs]
+    for i, x in enumerate(logs):
+        columns += [x * z for z in logs[i:]]
+    return np.stack(columns, 1)
+
+
+def _cell(table: RunTable, rows: np.ndarray, settings: list[str], window: float) -> Cell:
+    """The minimum of a quadratic through the runs of one cell that are near its best one."""
+    near = _near(table, rows, window)
+    varying = _varying(table, rows, settings)
+    constants = 1 + len(varying) + len(varying) * (len(varying) + 1) // 2
+    if len(near) < constants + 2:
+        # Too few for the quadratic at this window: the next best runs of the cell are used.
+        near = rows[np.argsort(table["loss"][rows], kind="stable")[: constants + 2]]
+    nan = float("nan")
+    best = int(near[np.argmin(table["loss"][near])])
+    unused = Cell(
+        float(table["N"][rows[0]]), float(np.median(table["D"][rows])), nan, nan, nan, len(near), ""
+    )
+    kinds = [len(np.unique(table[name][near])) for name in varying]
+    if "lr" not in varying or len(near) < constants or min(kinds) < 3:
+        counts = ", ".join(f"{count} of {name}" for name, count in zip(varying, kinds, strict=True))
+        return unused._replace(
+            why=f"{len(near)} runs near the best, too few values ({counts or 'one of each'})"
+        )
+    minimum = _minimum(table, near, varying)
+    if minimum is None:
+        return unused._replace(why="the surface has no minimum")
+    values = {name: float(table[name][best]) for name in settings}
+    for name, log_value in zip(varying, minimum, strict=True):
+        values[name] = float(np.exp(log_value))
+        if not table[name][near].min() <= values[name] <= table[name][near].max():
+            return unused._replace(why=f"the minimum is outside the grid of {name}")
+    return unused._replace(**values)
+
+
+def _minimum(table: RunTable, rows: np.ndarray, varying: list[str]) -> np.ndarray | None:
+    """Logarithms of the settings [k] at the minimum of a quadratic by least squares; None where it has none."""
+    columns = _quadratic(table, rows, varying)
+    weights, *_ = np.linalg.lstsq(columns, np.log(table["loss"][rows]), rcond=None)
+    count = len(varying)
+    hessian = np.zeros((count, count))
+    upper = np.triu_indices(count)
+    hessian[upper] = weights[1 + count :]
+    hessian = hessian + hessian.T
     if np.linalg.eigvalsh(hessian)[0] <= 0:
         return None
-    return -np.linalg.solve(hessian, [slope_x, slope_z])
+    centers = np.array([np.log(table[name][rows]).mean() for name in varying])
+    return centers - np.linalg.solve(hessian, weights[1 : 1 + count])
 
 
-def _parabola_minimum(x: np.ndarray, y: np.ndarray) -> float | None:
-    """Minimum x of a parabola by least squares; None where it has none."""
-    columns = np.stack([np.ones(len(x)), x, x * x], 1)
-    weights, *_ = np.linalg.lstsq(columns, y, rcond=None)
-    _, slope, curve = weights
-    return None if curve <= 0 else -slope / (2 * curve)
+def _confounded(cells: list[Cell]) -> str:
+    """Why the cells do not tell the powers of N and D apart, and what to add; empty where they do."""
+    n = np.log([cell.N for cell in cells])
+    d = np.log([cell.D for cell in cells])
+    if np.ptp(n) < 1e-6 or np.ptp(d) < _SAME_TOKENS:
+        return ""
+    correlation = float(np.corrcoef(n, d)[0, 1])
+    if correlation**2 < _CONFOUNDED:
+        return ""
+    power = float(np.polyfit(n, d, 1)[0])
+    low = cells[int(np.argmin(n))]
+    high = cells[int(np.argmax(n))]
+    return (
+        f"D goes as N^{power:.2f} in all {len(cells)} cells (correlation {correlation:.2f}), so that the powers of N "
+        f"and D cannot be told apart; add the same sweep at N {low.N:.3g}, D {4 * low.D:.3g} and at N {high.N:.3g}, "
+        f"D {high.D / 4:.3g}"
+    )
 
 
 def _law(cells: list[Cell], values: np.ndarray, rng: np.random.Generator, boot: int) -> dict[str, Any]:
     """Power law of N and D through ln optima, with intervals from a bootstrap over cells."""
     logs = {"N": np.log([cell.N for cell in cells]), "D": np.log([cell.D for cell in cells])}
-    names = [name for name, column in logs.items() if np.ptp(column) > 1e-6]
+    least = {"N": 1e-6, "D": _SAME_TOKENS}
+    names = [name for name, column in logs.items() if np.ptp(column) > least[name]]
     columns = np.stack([np.ones(len(cells)), *(logs[name] for name in names)], 1)
-    # N and D that move together leave one power.
-    if np.linalg.matrix_rank(columns) < columns.shape[1]:
-        names = names[:1]
-        columns = columns[:, :2]
     weights, *_ = np.linalg.lstsq(columns, values, rcond=None)
     draws = []
     for _ in range(boot):
@@ -153,55 +270,3 @@ def _law(cells: list[Cell], values: np.ndarray, rng: np.random.Generator, boot: 
         low, high = np.quantile(draws, [0.025, 0.975], axis=0)
         law["ci"] = {name: (float(low[i + 1]), float(high[i + 1])) for i, name in enumerate(names)}
     return law
-
-
-def critical_batch(batch: Any, steps: Any) -> dict[str, float]:
-    """Fit the critical batch size from the steps that runs of several batches need for one loss.
-
-    Steps = S_min (1 + B_crit / batch), B_crit = E_min / S_min (McCandlish et al. 1812.06162, equation 5.1),
-    fitted in relative error.
-
-    Returns critical_batch and least_examples in the unit of `batch`, and least_steps. Raises DataError where
-    steps do not fall with the batch.
-    """
-    batch = np.asarray(batch, float)
-    steps = np.asarray(steps, float)
-    if len(np.unique(batch)) < 3:
-        raise DataError(f"{len(np.unique(batch))} batch sizes; at least 3 are needed")
-    # Each equation is divided by its steps, so that errors are relative.
-    columns = np.stack([1 / steps, 1 / (batch * steps)], 1)
-    (least_steps, least_examples), *_ = np.linalg.lstsq(columns, np.ones(len(batch)), rcond=None)
-    if least_steps <= 0 or least_examples <= 0:
-        raise DataError("the runs do not show a critical batch: steps do not level off within their batches")
-    return {
-        "critical_batch": float(least_examples / least_steps),
-        "least_steps": float(least_steps),
-        "least_examples": float(least_examples),
-    }
-
-
-def noise_scale(small: float, large: float, small_square: Any, large_square: Any) -> float:
-    """Estimate the gradient noise scale tr(Sigma) / |G|^2 from gradient norms at two batch sizes.
-
-    McCandlish et al. 1812.06162, appendix A.1. Both parts are unbiased, their ratio is not: average the
-    squared norms over many steps.
-
-    Args:
-        small: The smaller batch size.
-        large: The larger batch size, in the same unit.
-        small_square: Squared norms of the gradient at the smaller batch, a number or one per step.
-        large_square: Squared norms at the larger batch.
-
-    Returns:
-        The noise scale, in the unit of the batch sizes.
-
-    Raises:
-        DataError: Noise hides the gradient.
-    """
-    mean_small = float(np.mean(small_square))
-    mean_large = float(np.mean(large_square))
-    square = (large * mean_large - small * mean_small) / (large - small)
-    trace = (mean_small - mean_large) / (1 / small - 1 / large)
-    if square <= 0 or trace <= 0:
-        raise DataError("squared norms do not fall with the batch as noise does; average over more steps")
-    return trace / square

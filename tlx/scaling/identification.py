@@ -6,7 +6,7 @@ Arrays: p constants, n rows.
 import numpy as np
 
 from tlx.scaling.evaluation import Problem
-from tlx.scaling.solver import Loss, curvature, solve
+from tlx.scaling.solver import Loss, block_size, curvature, linearise, solve
 
 # Below this smallest eigenvalue of the gradients' correlations two constants cannot be told apart.
 _FLAT = 1e-9
@@ -16,6 +16,9 @@ _FLAT = 1e-9
 _NO_FLOOR = 0.25
 _NO_END = 0.025
 
+# Clusters beyond which constants are drawn from the normal distribution that the bootstrap of so many tends to.
+MOST_CLUSTERS = 10_000
+
 # An interval this wide (its end over its beginning) says nothing of an exponent or a number of repeats.
 _WIDE = 25.0
 
@@ -24,6 +27,8 @@ def bootstrap(
     problem: Problem, loss: Loss, phi: np.ndarray, groups: np.ndarray, draws: int, seed: int
 ) -> tuple[np.ndarray, str]:
     """Refit the law to tables whose runs are drawn with replacement.
+
+    Of more than MOST_CLUSTERS runs the draws are normal, with the covariance of the linearised fit.
 
     Args:
         problem: The law bound to the table.
@@ -38,10 +43,20 @@ def bootstrap(
     """
     rng = np.random.default_rng(seed)
     count = int(groups.max()) + 1
-    weights = rng.multinomial(count, np.full(count, 1 / count), draws)[:, groups].astype(float)
-    starts = np.repeat(phi[None], draws, 0)
-    solution = solve(problem, loss, starts, weights, iterations=60, tolerance=1e-7)
-    return problem.outside(solution.phi), _too_wide(problem, solution.phi)
+    if count > MOST_CLUSTERS:
+        covariance = linearise(problem, loss, phi, groups).covariance()
+        drawn = rng.multivariate_normal(phi, covariance, draws, method="eigh")
+        drawn = np.clip(drawn, problem.lower, problem.upper)
+        return problem.outside(drawn), _too_wide(problem, drawn)
+    blocks = []
+    size = block_size(problem)
+    for begin in range(0, draws, size):
+        number = min(size, draws - begin)
+        weights = rng.multinomial(count, np.full(count, 1 / count), number)[:, groups].astype(float)
+        starts = np.repeat(phi[None], number, 0)
+        blocks.append(solve(problem, loss, starts, weights, iterations=60, tolerance=1e-7).phi)
+    drawn = np.concatenate(blocks)
+    return problem.outside(drawn), _too_wide(problem, drawn)
 
 
 def undetermined(problem: Problem, loss: Loss, phi: np.ndarray) -> str:

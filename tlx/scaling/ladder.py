@@ -106,6 +106,19 @@ class LadderConfig:
     lr_tokens_power: float = 0.0
     """Power of the training tokens with which it changes; below 0 where all runs share one batch size."""
 
+    rate_law: str = ""
+    """Law of learning rate and batch instead of the rules above: "steplaw", "deepseek", or the JSON file of
+    `tlx scale hparams --json`; empty for the rules."""
+
+    lr_factors: tuple[float, ...] = ()
+    """Multiples of the learning rate at which every cell is trained, above 0; empty for 1 alone."""
+
+    batch_factors: tuple[float, ...] = ()
+    """Multiples of the batch with which every cell is trained, above 0; empty for 1 alone."""
+
+    weight_decays: tuple[float, ...] = ()
+    """Weight decays with which every cell is trained, above 0; empty for the run's own alone."""
+
     warmup_fraction: float = 0.05
     """Fraction of each run in which the learning rate rises; with trunks, of each trunk's shortest run."""
 
@@ -142,8 +155,23 @@ class LadderConfig:
                 f"ladder.cooldown_fraction = {self.cooldown_fraction}: branches share their trunk's rate "
                 "and batch; set ladder.lr_tokens_power = 0 and ladder.batch_tokens = 0"
             )
+        for name in ("lr_factors", "batch_factors", "weight_decays"):
+            values = getattr(self, name)
+            if not all(value > 0 for value in values) or len(set(values)) < len(values):
+                raise ConfigError(f"ladder.{name} = {values} must be different numbers above 0")
+            if values and self.cooldown_fraction:
+                raise ConfigError(
+                    f"ladder.{name} = {values} with ladder.cooldown_fraction = {self.cooldown_fraction}: branches "
+                    "share their trunk's settings; set ladder.cooldown_fraction = 0 to sweep them"
+                )
         if not 0 < self.mfu <= 1:
             raise ConfigError(f"ladder.mfu = {self.mfu} must be above 0 and at most 1")
+
+    @property
+    def num_settings(self) -> int:
+        """Number of learning rates, batches and weight decays that each cell is trained with."""
+        sweeps = (self.lr_factors, self.batch_factors, self.weight_decays)
+        return math.prod(max(1, len(values)) for values in sweeps)
 
     @property
     def flops_per_second(self) -> float:

@@ -134,11 +134,15 @@ class Ledger:
         plan = self.plan
         saved_format = plan.get("format", 1)
         lines = {line["run"]: line for line in self.lines()}
+        ids = {planned["run"] for planned in plan["runs"]}
         rows = []
         for planned in plan["runs"]:
             row = planned | _results(lines.get(planned["run"]))
             rows.append(row)
             retry = self.retry(planned)
+            # A sweep of learning rates may hold half of each: that run is the retry.
+            if retry["run"] in ids:
+                continue
             if retry["run"] in lines or row.get("status") == "diverged":
                 rows.append(retry | _results(lines.get(retry["run"])))
         return [row | {"config": fill(upgrade(row["config"], saved_format))} for row in rows]
@@ -177,7 +181,7 @@ class Ledger:
         for planned in self.plan["runs"]:
             order += [planned["run"], self.retry(planned)["run"]]
         with atomic_open(self.folder / LEDGER) as handle:
-            handle.writelines(json.dumps(known[run]) + "\n" for run in order if run in known)
+            handle.writelines(json.dumps(known[run]) + "\n" for run in dict.fromkeys(order) if run in known)
 
     def event(self, name: str, **fields: Any) -> None:
         """Add a line to events.jsonl."""

@@ -1,9 +1,10 @@
 """plan: from a budget to a ladder of runs, with buildable models, tokens, learning rates and costs."""
 
 import copy
+import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from tlx.base.config import from_dict, to_dict
 from tlx.base.errors import ConfigError
@@ -11,10 +12,27 @@ from tlx.run.checks import resolve
 from tlx.scaling.costs import SizedRun, plain_config, sized_runs
 from tlx.scaling.ladder import LadderConfig
 from tlx.scaling.ledger import FORMAT, new_id
+from tlx.scaling.rate_laws import Rates, load_rate_law
 from tlx.scaling.trunks import with_trunks
 
 # A run of the ladder: its budget in FLOPs, and its size.
 Cell = tuple[float, SizedRun]
+
+
+class Settings(NamedTuple):
+    """What a sweep changes in a run of a cell."""
+
+    lr_factor: float = 1.0
+    """Multiple of the learning rate."""
+
+    batch_factor: float = 1.0
+    """Multiple of the batch."""
+
+    weight_decay: float | None = None
+    """Weight decay; None for the run's own."""
+
+
+_OWN_SETTINGS = Settings()
 
 
 def plan(ladder: Any, run: Any, memory: bool = True) -> dict[str, Any]:
@@ -44,10 +62,16 @@ def plan(ladder: Any, run: Any, memory: bool = True) -> dict[str, Any]:
     candidates = sized_runs(config, values, base_config)
     budgets = config.budgets or _budgets(config)
     cells = [(budget, sized) for budget in budgets for sized in _chosen(config, budget, candidates)]
-    runs = [_planned_run(config, sized, budget, base_config.seed, memory) for budget, sized in cells]
+    swept = _swept(config)
+    runs = []
+    for budget, sized in cells:
+        runs += [
+            _planned_run(config, sized, budget, base_config.seed, memory, settings) for settings in swept
+        ]
     for budget, sized in _replicated(config, budgets, cells):
         for i in range(1, config.seeds):
-            runs.append(_planned_run(config, sized, budget, base_config.seed + i, memory))
+            seed = base_config.seed + i
+            runs += [_planned_run(config, sized, budget, seed, memory, settings) for settings in swept]
     if config.cooldown_fraction:
         runs = with_trunks(runs, config.cooldown_fraction, config.warmup_fraction)
     total = sum(row.get("spent", row["flops"]) for row in runs)
@@ -94,8 +118,11 @@ def _budgets(config: LadderConfig) -> list[float]:
     """Geometric budgets whose runs, replicates included, cost the total."""
     shares = [config.budget_ratio**i for i in range(config.num_budgets)]
     replicas = config.seed_cells * (config.seeds - 1)
-    cost = config.sizes * sum(shares) + replicas * shares[(config.num_budgets - 1) // 2]
-    unit = config.total / cost
+    cost = (
+        config.num_settings * config.sizes * sum(shares)
+        + config.num_settings * replicas * shares[(config.num_budgets - 1) // 2]
+    )
+    unit = config.total / cost / config.num_settings
     return [unit * share for share in shares]
 
 
@@ -141,27 +168,66 @@ def _replicated(config: LadderConfig, budgets: Sequence[float], cells: list[Cell
     return inside[begin : begin + config.seed_cells]
 
 
+def _swept(config: LadderConfig) -> list[Settings]:
+    """All settings that each cell is trained with."""
+    decays: tuple[float | None, ...] = config.weight_decays or (None,)
+    combined = itertools.product(config.lr_factors or (1.0,), config.batch_factors or (1.0,), decays)
+    return [Settings(*settings) for settings in combined]
+
+
+def _rates(config: LadderConfig, sized: SizedRun, tokens: float) -> Rates:
+    """Learning rate and batch of a run of `tokens` tokens, by the ladder's rules or its law."""
+    per_step = sized.tokens_per_step(config, tokens)
+    if not config.rate_law:
+        steps = max(1, int(tokens / per_step))
+        rate = config.learning_rate * (sized.size.width / config.lr_base_width) ** config.lr_width_power
+        rate *= (steps * per_step / config.lr_base_tokens) ** config.lr_tokens_power
+        return Rates(rate, per_step)
+    n = sized.exact_params()["N"]
+    rates = load_rate_law(config.rate_law)(n, tokens, sized.flops_per_token * tokens)
+    if rates.batch_tokens is None:
+        return rates._replace(batch_tokens=per_step)
+    # Whole multiples of the run's own batch, which its mesh divides.
+    own = sized.values["train"]["batch_size"] * sized.length
+    return rates._replace(batch_tokens=max(1, round(rates.batch_tokens / own)) * own)
+
+
 def _planned_run(
-    config: LadderConfig, sized: SizedRun, budget: float, seed: int, memory: bool
+    config: LadderConfig,
+    sized: SizedRun,
+    budget: float,
+    seed: int,
+    memory: bool,
+    settings: Settings = _OWN_SETTINGS,
 ) -> dict[str, Any]:
     """A row of the plan: the resolved config and all that it costs."""
     tokens = budget / sized.flops_per_token
-    per_step = sized.tokens_per_step(config, tokens)
+    rates = _rates(config, sized, tokens)
+    rows = max(1, round((rates.batch_tokens or 0) * settings.batch_factor / sized.length))
+    per_step = rows * sized.length
     steps = max(1, int(tokens / per_step))
-    rows = per_step // sized.length
+    if settings.batch_factor > 1 and steps < config.min_steps:
+        raise ConfigError(
+            f"ladder.batch_factors: {settings.batch_factor:g} times the batch leaves {steps} steps to the run of "
+            f"{budget:.3g} FLOP and width {sized.size.width}, below ladder.min_steps = {config.min_steps}"
+        )
     size = sized.size
-    rate = config.learning_rate * (size.width / config.lr_base_width) ** config.lr_width_power
-    rate *= (steps * per_step / config.lr_base_tokens) ** config.lr_tokens_power
+    rate = rates.lr * settings.lr_factor
+    decay = settings.weight_decay if settings.weight_decay is not None else rates.weight_decay
     values = copy.deepcopy(sized.values)
     values["seed"] = seed
     values["name"] = f"{config.name}-d{size.depth}-{steps}"
     values["train"] |= {"steps": steps, "batch_size": rows}
     values["optimizer"]["learning_rate"] = float(f"{rate:.4g}")
+    if decay is not None:
+        values["optimizer"]["weight_decay"] = float(f"{decay:.4g}")
     values["optimizer"]["schedule"]["warmup"] = config.warmup_fraction
     values["eval"] |= {"every": steps, "final": False}
     values["checkpoint"] |= {"every": max(1, -(-steps // config.checkpoints)), "keep": 1}
     values = to_dict(resolve(values, allow=None))
     flops = sized.conventions(rows, steps)
+    # Ledgers of ladders that leave the weight decay alone have no column of it.
+    swept = {} if decay is None else {"weight_decay": values["optimizer"]["weight_decay"]}
     return {
         "run": new_id(values),
         "objective": sized.objective,
@@ -177,6 +243,7 @@ def _planned_run(
         "steps": steps,
         "batch_tokens": per_step,
         "lr": values["optimizer"]["learning_rate"],
+        **swept,
         "seed": seed,
         "memory_bytes": sized.memory_bytes(config, rows) if memory else None,
         "seconds": flops["exact"] / config.flops_per_second,

@@ -73,6 +73,9 @@ ALIASES = {
     ),
     "run": ("run_id", "name", "id"),
     "N_nonembed": ("N_no_embed", "N_ne"),
+    "batch": ("batch_tokens", "tokens_per_batch", "global_batch_tokens"),
+    "lr": ("learning_rate", "peak_lr", "max_lr"),
+    "weight_decay": ("wd",),
     "N_active": ("active_params", "active_parameters", "activated_params"),
     "D_unique": ("unique_tokens", "U"),
     "status": ("state",),
@@ -99,6 +102,7 @@ _NUMBERS = (
     "loss",
     "batch",
     "lr",
+    "weight_decay",
 )
 
 # Words that trackers and schedulers write for a run that has reached its end.
@@ -280,7 +284,7 @@ def _columns(table: Any) -> RunTable:
     for name, values in cells.items():
         if name in numeric:
             role, factor = numeric[name]
-            columns[name] = _numbers(name, values, mark, role not in ("loss", "lr")) * factor
+            columns[name] = _numbers(name, values, mark, role not in ("loss", "lr", "weight_decay")) * factor
         else:
             columns[name] = _numbers_or_text(values, mark)
     for role, name in roles.items():
@@ -473,10 +477,11 @@ def _without_copies(columns: RunTable) -> RunTable:
     """Leave out rows that are equal to an earlier one in every column: they would narrow every interval."""
     if "loss" not in columns:
         return columns
-    seen: set[tuple[str, ...]] = set()
+    # Hashes instead of the rows' texts, which would be many times the table.
+    seen: set[int] = set()
     keep = []
     for row in zip(*columns.values(), strict=True):
-        key = tuple(map(str, row))
+        key = hash(tuple(map(str, row)))
         keep.append(key not in seen)
         seen.add(key)
     copies = ~np.array(keep)

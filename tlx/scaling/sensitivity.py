@@ -11,9 +11,12 @@ from tlx.scaling.evaluation import Problem
 from tlx.scaling.fits import Fit
 from tlx.scaling.laws import get_law
 from tlx.scaling.runs import clusters, conventions_of, with_convention
-from tlx.scaling.solver import parse_loss, solve
+from tlx.scaling.solver import linearise, parse_loss, solve
 
 DELTAS = ("huber:1e-4", "huber:1e-3", "huber:1e-2", "l2")
+
+# Runs times rows beyond which only those runs are left out and refitted whose influence is largest to first order.
+_MOST_REFITTED = 20_000_000
 
 
 def influence(fit: Fit, top: int = 5) -> list[tuple[str, float]]:
@@ -27,13 +30,20 @@ def influence(fit: Fit, top: int = 5) -> list[tuple[str, float]]:
         return []
     problem = Problem(get_law(fit.law), fit.runs)
     groups = clusters(fit.runs, fit.settings.by)
+    loss = parse_loss(fit.settings.loss)
+    phi = problem.inside(theta)
+    left_out = np.arange(groups.max() + 1)
+    if len(left_out) * len(groups) > _MOST_REFITTED:
+        moved = phi + linearise(problem, loss, phi, groups).without_each()
+        change = _exponent(fit, problem.outside(moved)) - _exponent(fit, theta)
+        left_out = np.argsort(-np.abs(change))[:top]
     # One problem per run: the weights of its rows are 0, and each starts from the fit itself.
-    weights = (groups[None] != np.arange(groups.max() + 1)[:, None]).astype(float)
-    starts = np.repeat(problem.inside(theta)[None], len(weights), 0)
-    solution = solve(problem, parse_loss(fit.settings.loss), starts, weights, iterations=80)
+    weights = (groups[None] != left_out[:, None]).astype(float)
+    starts = np.repeat(phi[None], len(weights), 0)
+    solution = solve(problem, loss, starts, weights, iterations=80)
     change = _exponent(fit, problem.outside(solution.phi)) - _exponent(fit, theta)
     order = np.argsort(-np.abs(change))[:top]
-    return [(_name(fit, groups, group), float(change[group])) for group in order]
+    return [(_name(fit, groups, int(left_out[i])), float(change[i])) for i in order]
 
 
 def by_delta(fit: Fit) -> dict[str, float | None]:

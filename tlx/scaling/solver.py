@@ -96,6 +96,14 @@ class Solution(NamedTuple):
 # Starts that are solved together; larger blocks leave the cache and are slower.
 _BLOCK = 128
 
+# Numbers in the gradients of a block: starts times rows times constants. Large tables have smaller blocks.
+_MOST_NUMBERS = 20_000_000
+
+
+def block_size(problem: Problem) -> int:
+    """Return the number of starts whose gradients on the table fit into the memory that a block may take."""
+    return int(np.clip(_MOST_NUMBERS // (len(problem.target) * problem.size), 1, _BLOCK))
+
 
 def solve(
     problem: Problem,
@@ -120,8 +128,9 @@ def solve(
         The end of every start.
     """
     blocks = []
-    for begin in range(0, len(starts), _BLOCK):
-        rows = slice(begin, begin + _BLOCK)
+    size = block_size(problem)
+    for begin in range(0, len(starts), size):
+        rows = slice(begin, begin + size)
         row_weights = weights
         if weights is not None and weights.ndim == 2:
             row_weights = weights[rows]
@@ -254,3 +263,46 @@ def curvature(problem: Problem, loss: Loss, phi: np.ndarray) -> np.ndarray:
     matrix = (slope * loss.weight(residuals[0])[:, None]).T @ slope
     size = np.sqrt(np.maximum(np.diag(matrix), 1e-300))
     return matrix / size[:, None] / size[None]
+
+
+class Linearised(NamedTuple):
+    """A minimum of the loss to first order in the weights of the table's clusters."""
+
+    scores: np.ndarray
+    """Gradient of each cluster's loss [clusters, p]."""
+
+    inverse: np.ndarray
+    """Inverse [p, p] of the expected second derivatives of the loss."""
+
+    def without_each(self) -> np.ndarray:
+        """Return the change of the constants when a cluster is left out [clusters, p]."""
+        return self.scores @ self.inverse
+
+    def covariance(self) -> np.ndarray:
+        """Return the covariance [p, p] of the constants over tables of as many clusters."""
+        return self.inverse @ (self.scores.T @ self.scores) @ self.inverse
+
+
+def linearise(problem: Problem, loss: Loss, phi: np.ndarray, groups: np.ndarray) -> Linearised:
+    """Linearise the minimum of a robust loss, for tables whose clusters are too many to be refitted one by one.
+
+    Args:
+        problem: A law bound to a table.
+        loss: Loss of the residuals.
+        phi: Centred constants [p] of the minimum.
+        groups: Index of the cluster of each row [n].
+
+    Returns:
+        Scores and inverse second derivatives.
+    """
+    residuals, slopes = loss.residual(*problem.evaluate(phi[None]), problem.target)
+    residual = residuals[0]
+    slope = slopes[0]
+    pulls = slope * (loss.weight(residual) * residual)[:, None]
+    count = int(groups.max()) + 1
+    scores = np.stack([np.bincount(groups, column, count) for column in pulls.T], -1)
+    # A Huber loss is curved within delta alone; where few residuals are, their density around 0 says how many.
+    width = max(loss.delta, 0.5 * float(np.median(np.abs(residual))))
+    near = slope[np.abs(residual) <= width]
+    scale = 1.0 if np.isinf(loss.delta) else loss.delta / width
+    return Linearised(scores, np.linalg.pinv(scale * near.T @ near, hermitian=True))
