@@ -17,13 +17,14 @@ from tlx.evaluation import ngram
 from tlx.run.assemble import assemble
 from tlx.run.checks import resolve
 
-# One config for each objective that needs no teacher.
+# One config for each objective that needs no teacher, and Meena's for the Evolved Transformer.
 CONFIGS = {
     "bart": "bart",
     "bilm": "elmo",
     "clm": "gpt2",
     "ctrl": "ctrl",
     "denoising": "t5:spans",
+    "evolved": "meena",
     "deshuffling": "t5:deshuffling",
     "dialogue": "lamda",
     "mass": "mass",

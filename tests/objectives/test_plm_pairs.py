@@ -63,7 +63,40 @@ def test_two_texts_fill_the_part(seed, length):
     assert np.array_equal(b, np.arange(b[0], b[0] + len(b)))
     assert np.array_equal(types, [0] * (len(a) + 1) + [1] * (len(b) + 1) + [2])
     if b[0] < 110:
-        assert b[0] == a[-1] + 1 and ENDS[a[-1]]
+        # B begins with a sentence; A ends there, or lost its end as the longer one.
+        assert ENDS[b[0] - 1] and (b[0] == a[-1] + 1 or (b[0] > a[-1] and len(a) >= len(b) - 1))
+
+
+def split_by_definition(text, room):
+    """All (A, B) of the official loop in which B follows, with what is too much cut from the longer one's end."""
+    end = 1
+    cuts = []
+    while end < len(text):
+        if ENDS[text[end - 1]]:
+            if end >= room:
+                break
+            cuts.append(end)
+        end += 1
+    pairs = set()
+    for cut in cuts:
+        a_size, b_size = while_longer_loses(cut, end - cut, room)
+        pairs.add((tuple(text[:a_size]), tuple(text[cut : cut + b_size])))
+    return pairs
+
+
+@pytest.mark.parametrize("room", [24, 26, 30, 31, 58])
+def test_where_the_second_text_follows_it_is_split_as_there(room):
+    """Of 60 tokens with sentences of 10: where A is longer than B and the last sentence too long, A loses its end."""
+    text, other, this, rng = 10 + np.arange(60), 110 + np.arange(100), spec(128), np.random.default_rng(0)
+    found = {tuple(map(tuple, plm_pairs.two_texts(rng, text, other, room, this))) for _ in range(300)}
+    followed = {(a, b) for a, b in found if b[0] < 110}
+    assert followed == split_by_definition(text, room)
+    gaps = {(a, b) for a, b in followed if b[0] != a[-1] + 1}
+    assert bool(gaps) == (room % 10 != 0)
+    older = spec(128, pair_ends="part")
+    for _ in range(100):
+        a, b = plm_pairs.two_texts(rng, text[:room], other, room, older)
+        assert b[0] >= 110 or b[0] == a[-1] + 1
 
 
 def test_half_of_the_second_texts_follow_the_first():

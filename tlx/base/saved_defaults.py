@@ -23,6 +23,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "objective:classification": {"frame": "tlx"},
     "objective:mbart": {"mask_draw": "token"},
     "objective:pair_classification": {"frame": "tlx"},
+    "objective:plm": {"pair_ends": "part"},
     "objective:question_answering": {"max_context": False, "frame": "tlx"},
     "objective:regression": {"frame": "tlx"},
     "objective:similarity": {"frame": "tlx"},

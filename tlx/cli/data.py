@@ -128,7 +128,8 @@ def _show_records(options: argparse.Namespace) -> None:
     from tlx.trainer.base_model import load_base
     from tlx.trainer.task_config import complete_task_config
 
-    config = complete_task_config(options.config.to_dict(), options.base and load_base(options.base))
+    base = options.base and load_base(options.base, add=options.config.tokenizer.add)
+    config = complete_task_config(options.config.to_dict(), base)
     first = options.batch * config.train.batch_size
     data_records.show(
         config, build_tokenizer(config), options.split, first, options.examples, options.positions

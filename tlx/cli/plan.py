@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
         from tlx.trainer.base_model import load_base
         from tlx.trainer.task_config import complete_task_config
 
-        base = None if options.base is None else load_base(options.base)
+        base = None if options.base is None else load_base(options.base, add=options.config.tokenizer.add)
         options.config = complete_task_config(options.config.to_dict(), base)
     else:
         from tlx.run.checks import resolve

@@ -177,10 +177,7 @@ class TransformerStack(nn.Module):
             block = make_block(cfg)
             # No bias: initial values do not depend on it.
             params = block.init(key, x_BTD, block_inputs._replace(mask=mask, bias=None))["params"]
-            if cfg.adapters.prefix_hidden:
-                # The network makes them.
-                params["attention"].pop("prefix")
-            return params
+            return _without_made(params, cfg)
 
         blocks = self._blocks(init)
         specs = layer_specs(
@@ -457,6 +454,14 @@ class TransformerStack(nn.Module):
         if self.cfg.position.absolute:
             return 0.0
         return self.cfg.dropout if self.cfg.position.kind in ("relative_bias", "relative_sinusoidal") else 0.0
+
+
+def _without_made(params: dict[str, Any], cfg: BlockConfig) -> dict[str, Any]:
+    """The parameters of a layer that are stored: without a prefix that a network makes."""
+    if not cfg.adapters.prefix_hidden:
+        return params
+    attention = {name: part for name, part in params["attention"].items() if name != "prefix"}
+    return {**params, "attention": attention}
 
 
 def _expert_loads(routing: Routing | None, segments_BT: jax.Array) -> jax.Array | None:

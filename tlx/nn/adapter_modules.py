@@ -1,6 +1,6 @@
 """Adapter modules inside a layer besides low-rank matrices (linear.py): bottlenecks and prefixes.
 
-Shapes: P vectors of a prefix, J hidden units of the network that makes it.
+Shapes: U vectors of a prefix, J hidden units of the network that makes it.
 """
 
 import flax.linen as nn
@@ -106,7 +106,7 @@ class PrefixNetwork(nn.Module):
 
     @nn.compact
     def __call__(self) -> dict[str, jax.Array]:
-        """Return "key" and "value", [L, P, G, H] each, P the length of the prefix, in the dtype of the parameters."""
+        """Return "key" and "value", [L, U, G, H] each, U the length of the prefix, in the dtype of the parameters."""
         cfg = self.cfg
         length = cfg.adapters.prefix_length
         hidden = cfg.adapters.prefix_hidden
@@ -124,7 +124,7 @@ class PrefixNetwork(nn.Module):
             cfg.param_dtype,
             name="in",
         )
-        hidden_PJ = jnp.tanh(linear(table))
+        hidden_UJ = jnp.tanh(linear(table))
         shape = (cfg.num_kv_heads, cfg.head_dim)
         made = {}
         for name in ("key", "value"):
@@ -133,5 +133,5 @@ class PrefixNetwork(nn.Module):
             kernel = self.param(f"{name}_kernel", kernel_init, (cfg.num_layers, hidden, *shape), dtype)
             bias_init = logical(nn.initializers.zeros_init(), ("layers", "kv_heads", "head_dim"))
             bias = self.param(f"{name}_bias", bias_init, (cfg.num_layers, *shape), dtype)
-            made[name] = jnp.einsum("pj,ljgh->lpgh", hidden_PJ, kernel) + bias[:, None]
+            made[name] = jnp.einsum("uj,ljgh->lugh", hidden_UJ, kernel) + bias[:, None]
         return made

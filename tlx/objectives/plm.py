@@ -58,6 +58,9 @@ class PLM:
     """Which tokens are targets: n-grams, or the tail of the order ("cut")."""
     pairs: bool = False
     """Whether a row ends with two texts, A sep B sep cls."""
+    pair_ends: Literal["sentence", "part"] = "sentence"
+    """End of the text that two texts in a row are cut of: that of the sentence with which the second part is full, of
+    which the longer text then loses what is too much (the official code), or where the part is full."""
     bi_data: bool = False
     """Whether half of the rows read backwards; every source then needs an even number of rows."""
     num_predict: int | None = None
@@ -269,8 +272,10 @@ class PLMObjective(Objective):
                 f"data.sequence_length = {spec.length}: with objective.pairs the second part has {rest_len} "
                 f"tokens, of which sep, sep and cls leave {room} for two texts and {second} targets"
             )
+        # A sentence is looked for in as many tokens again; a longer one ends there.
+        ahead = room if spec.config.pair_ends == "sentence" else 0
         return WindowSpec(
-            reuse_len + room, "stream", room, second_length=2 * room, both_ways=spec.config.bi_data
+            reuse_len + room + ahead, "stream", room, second_length=2 * room, both_ways=spec.config.bi_data
         )
 
     @override

@@ -17,7 +17,7 @@ from tlx.text.vocabulary import Vocabulary
 def make_module(config: RunConfig, vocab: Vocabulary) -> Any:
     """Return the objective's module, its model as large as the vocabulary; ConfigError where it cannot be."""
     size = config.model.vocab_size or vocab.size
-    if size < vocab.size - vocab.added:
+    if size < vocab.size - vocab.added or (vocab.named and size < vocab.size):
         raise ConfigError(
             f"model.vocab_size = {size} is smaller than the tokenizer's {vocab.size}; 0 takes the tokenizer's"
         )
@@ -99,7 +99,8 @@ def spec_before_tokenizer(config: RunConfig) -> Any:
     A vocabulary that is yet to be trained counts with its configured size; the trained one may be smaller.
     """
     if config.tokenizer.path is None and config.tokenizer.kind == "sentencepiece":
-        vocab = Vocabulary(config.tokenizer.vocab_size)
+        count = len(config.tokenizer.add)
+        vocab = Vocabulary(config.tokenizer.vocab_size + count, added=count, named=count)
     else:
         vocab = make_tokenizer(config.tokenizer, ()).vocab
     data = config.data

@@ -22,6 +22,10 @@ class TokenizerConfig:
     path: str | None = None
     """Folder of an existing tokenizer (tokenizer.json) that is used instead; None trains one."""
 
+    add: tuple[str, ...] = ()
+    """Special tokens added to the tokenizer, such as ("<user>", "<assistant>"): each is one id wherever it stands in
+    a text. Fine-tuning of all parameters draws rows of the token table for them."""
+
     def validate(self) -> None:
         """Raise ConfigError, naming the field, its value and the legal ones, where a value is not usable."""
         if self.kind == "sentencepiece" and self.path is None and self.vocab_size <= 364:
@@ -29,6 +33,11 @@ class TokenizerConfig:
                 f"tokenizer.vocab_size = {self.vocab_size} must be more than 364: "
                 "that many ids are special, bytes and sentinels"
             )
+        for name in self.add:
+            if not name or name != name.strip() or self.add.count(name) > 1:
+                raise ConfigError(
+                    f"tokenizer.add = {self.add}: {name!r} must be there once, without white space around it"
+                )
         if self.train_bytes < 1:
             raise ConfigError(f"tokenizer.train_bytes = {self.train_bytes} must be positive")
         if self.kind == "huggingface" and self.path is None:

@@ -27,6 +27,7 @@ TABLE = Table(
         "missing": "tlx.text.missing_tokenizer:MissingTokenizer",
         "word_pairs": "tlx.text.word_pairs_tokenizer:WordPairsTokenizer",
         "bytes": "tlx.text.bytes_tokenizer:BytesTokenizer",
+        "added": "tlx.text.added_tokens:AddedTokens",
     },
 )
 
@@ -89,8 +90,15 @@ def make_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     """
     config.validate()
     if config.path is not None:
-        return load_tokenizer(config.path)
-    return TABLE.load(config.kind).make(config, texts)
+        tokenizer = load_tokenizer(config.path)
+    else:
+        tokenizer = TABLE.load(config.kind).make(config, texts)
+    if not config.add:
+        return tokenizer
+    # Imported where it is used: it is a tokenizer itself, and imports this file.
+    from tlx.text.added_tokens import added_to
+
+    return added_to(tokenizer, config.add)
 
 
 def load_tokenizer(folder: str | os.PathLike | BucketPath) -> Tokenizer:

@@ -39,8 +39,10 @@ class Vocabulary:
     num_sentinels: int = NUM_SENTINELS
     """Number of sentinels, ids that stand for a missing span."""
     added: int = 0
-    """Number of ids that were added to an imported vocabulary; they are the last ones, and its model never
-    predicts them."""
+    """Number of ids that were added to a vocabulary; they are the last ones. An imported model never predicts those
+    that are not `named`."""
+    named: int = 0
+    """Number of the added ids that the config names (tokenizer.add), which a model has rows for and predicts."""
 
     def __post_init__(self) -> None:
         names = ("pad", "unk", "bos", "eos", "mask", "cls", "sep")

@@ -73,7 +73,16 @@ class WordVectors(NamedTuple):
     """Their vectors, of length 1; float32."""
 
     def nearest(self, vector: np.ndarray, word: str, count: int) -> tuple[str, ...]:
-        """Return the `count` words nearest to a vector by cosine, `word` itself aside."""
+        """Return the words nearest to a vector by cosine.
+
+        Args:
+            vector: float32 [D].
+            word: Its word, which is left out.
+            count: Number of neighbours.
+
+        Returns:
+            The neighbours, the nearest first.
+        """
         order = np.argsort(-(self.table_WD @ vector), kind="stable")[: count + 8]
         others = (self.words[i] for i in order if self.words[i].lower() != word.lower())
         return tuple(dict.fromkeys(others))[:count]

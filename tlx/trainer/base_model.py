@@ -1,18 +1,24 @@
 """The base model of a run: a run, a checkpoint or a Hugging Face directory whose model is trained further."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from tlx.adapt.config import AdaptConfig
+from tlx.adapt.transfer import ENCODER_TABLE, TABLE
 from tlx.api.load import load_base_model
 from tlx.base import place as places
+from tlx.base import tree
 from tlx.base.errors import ConfigError
 from tlx.base.files import cache_folder
 from tlx.base.place import BucketPath, Place
 from tlx.data.build_once import build_once
 from tlx.run import RunConfig
 from tlx.text import Tokenizer, load_tokenizer
+from tlx.text.added_tokens import added_to
 from tlx.training.config import BaseConfig
 from tlx.training.directory import read_run
 
@@ -68,6 +74,7 @@ def load_base(
     allow: Sequence[str] = (),
     workdir: str | os.PathLike | BucketPath | None = None,
     adapt: AdaptConfig | None = None,
+    add: Sequence[str] = (),
 ) -> BaseModel:
     """Load a base model, its parameters on the host.
 
@@ -77,6 +84,7 @@ def load_base(
         workdir: Directory of the run that starts from it; a run that was begun there keeps the number of rows
             that its token table has. None: a new run.
         adapt: How the run adapts it: with adapt.base_weights, what is not trained is quantised as it is read.
+        add: Special tokens that are added to its tokenizer: tokenizer.add.
 
     Returns:
         The base model.
@@ -92,7 +100,61 @@ def load_base(
             f"{path} has adapter modules beside its matrices; merge them: tlx convert merge {path} TO"
         )
     record = BaseConfig(places.absolute_text(path), digest)
-    return BaseModel(lm.config, lm.tokenizer, lm.params, record)
+    base = BaseModel(lm.config, lm.tokenizer, lm.params, record)
+    return with_added_tokens(base, add, (adapt or AdaptConfig()).method) if add else base
+
+
+def with_added_tokens(base: BaseModel, names: Sequence[str], method: str) -> BaseModel:
+    """Add special tokens to the tokenizer of a base model, and rows for them to its tables and output.
+
+    New rows are zeros, which `adapt.transfer` draws in the token table, or those that padded the vocabulary.
+
+    Args:
+        base: The base model.
+        names: tokenizer.add.
+        method: adapt.method.
+
+    Returns:
+        The base model with a larger vocabulary; itself where there is nothing to add.
+
+    Raises:
+        ConfigError: A name is an ordinary token, or the method does not train the table.
+    """
+    tokenizer = added_to(base.tokenizer, names)
+    if tokenizer is base.tokenizer:
+        return base
+    if method != "full":
+        raise ConfigError(
+            f"tokenizer.add = {tuple(names)} needs rows that are trained: adapt.method = 'full', not {method!r}"
+        )
+    if base.config.model.embedding.cutoffs or base.config.model.kind == "bilstm":
+        raise ConfigError("tokenizer.add: a vocabulary in clusters, or read as characters, cannot grow")
+    model = dataclasses.replace(base.config.model, vocab_size=tokenizer.vocab.size)
+    size = base.config.model.vocab_size or base.tokenizer.vocab.size
+    rows = dataclasses.replace(model, vocab_size=size).padded_vocab
+    missing = model.padded_vocab - rows
+    params = base.params
+    if missing > 0:
+        params = tree.map_with_path(
+            lambda path, leaf: _with_rows(leaf, missing) if _has_rows(path, leaf.shape, rows) else leaf,
+            params,
+        )
+    return base._replace(
+        config=dataclasses.replace(base.config, model=model), tokenizer=tokenizer, params=params
+    )
+
+
+def _has_rows(path: str, shape: tuple[int, ...], rows: int) -> bool:
+    """Tell whether a parameter has a row for each id: a token table, the output layer, the bias of a masked head."""
+    if path in (TABLE, ENCODER_TABLE) or path.startswith("model/output/"):
+        return shape[0] == rows
+    return path.startswith("heads/") and shape == (rows,)
+
+
+def _with_rows(leaf: Any, count: int) -> np.ndarray:
+    """Add rows of zeros at the end of an array, which may be read on demand (hub/weights.py)."""
+    values = np.asarray(leaf.read() if hasattr(leaf, "read") else leaf)
+    return np.pad(values, [(0, count), *[(0, 0)] * (values.ndim - 1)])
 
 
 def cache_tokenizer(tokenizer: Tokenizer) -> str:

@@ -117,7 +117,9 @@ def train_task(
     numbers = [values.seed + number for number in range(seeds)]
     folders = [workdir] if seeds == 1 else [workdir / f"seed-{seed}" for seed in numbers]
     adapt = from_dict(AdaptConfig, values.to_dict()["adapt"], "config.adapt")
-    base = None if options.base is None else load_base(options.base, options.allow, folders[0], adapt)
+    base = None
+    if options.base is not None:
+        base = load_base(options.base, options.allow, folders[0], adapt, values.tokenizer.add)
     requests = []
     # All configs are completed before the first run trains: a mistake in records is told at once.
     for seed, folder in zip(numbers, folders, strict=True):

@@ -104,7 +104,7 @@ def pretrain(config: ConfigDict, name: str, options: TrainerOptions) -> Training
     initialize_distributed()
     build: Build = assemble
     if options.base is not None:
-        base = load_base(options.base, options.allow, workdir, resolved.adapt)
+        base = load_base(options.base, options.allow, workdir, resolved.adapt, resolved.tokenizer.add)
         resolved = _with_base(values, base, workdir)
         build = partial(_build, base)
     resolved = dataclasses.replace(resolved, name=resolved.name or name)
@@ -123,7 +123,11 @@ def _with_base(values: dict[str, Any], base: BaseModel, workdir: Place) -> RunCo
         {
             **values,
             "model": {**to_dict(base.config.model), **execution},
-            "tokenizer": {**to_dict(base.config.tokenizer), "path": cache_tokenizer(base.tokenizer)},
+            "tokenizer": {
+                **to_dict(base.config.tokenizer),
+                "path": cache_tokenizer(base.tokenizer),
+                "add": values["tokenizer"].get("add", ()),
+            },
             "base": to_dict(base.record),
         },
         allow=None,

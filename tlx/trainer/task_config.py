@@ -57,7 +57,11 @@ def complete_task_config(
         dtypes = parameter_dtypes(base, values["model"].get("param_dtype"), workdir)
         own = without_nones({**values["model"], "param_dtype": dtypes.trained})
         values["model"] = _merge_values(_base_model_values(base), own)
-        values["tokenizer"] = {**to_dict(base.config.tokenizer), "path": cache_tokenizer(base.tokenizer)}
+        values["tokenizer"] = {
+            **to_dict(base.config.tokenizer),
+            "path": cache_tokenizer(base.tokenizer),
+            "add": values["tokenizer"].get("add", ()),
+        }
         record = dataclasses.replace(base.record, param_dtype="" if adapt.method == "full" else dtypes.frozen)
         values["base"] = to_dict(BaseConfig() if scratch else record)
     values["frame"] = _frame(values, None if scratch else base, workdir)

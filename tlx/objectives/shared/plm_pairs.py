@@ -2,8 +2,10 @@
 
 zihangdai/xlnet data_utils.py (_split_a_and_b): A is a random number of the sentences that come after the
 reused part. With probability .5, and always where there is no end of a sentence to cut at, B begins at a
-sentence elsewhere in the text; else B goes on where A ends. The longer of the two loses tokens from
-its end until both fill the part exactly. Nothing is predicted of which case it was.
+sentence elsewhere in the text; else B goes on where A ends, to the end of the sentence with which the part is
+full. The longer of the two loses tokens from its end until both fill the part exactly: where it is A, a gap is
+between them. Nothing is predicted of which case it was. With `pair_ends` "part" the text ends where the part is
+full, within a sentence, and B follows A without a gap.
 
 There, sentences are lines of the input, and B's beginning is drawn and then widened to whole sentences; here
 they end as ObjectiveSpec.ends_sentence says (anywhere where the tokenizer does not know), and B begins with
@@ -103,9 +105,15 @@ def two_texts(
         (A, B), int32 ids.
     """
     cuts = between_sentences(text, spec, backwards)
+    if spec.config.pair_ends == "sentence":
+        # A ends before the part is full, and B with the sentence in which it is.
+        later = cuts[cuts >= room]
+        cuts = cuts[cuts < room]
+        text = text[: int(later[0])] if len(later) else text
     if len(cuts) and rng.random() < 0.5:
         a_size = int(rng.choice(cuts))
-        return text[:a_size], text[a_size:room]
+        a_kept, b_kept = trimmed_sizes(a_size, len(text) - a_size, room)
+        return text[:a_kept], text[a_size : a_size + b_kept]
     a = text[: int(rng.choice(cuts))] if len(cuts) else text
     missing = max(1, room - len(a))
     starts = between_sentences(other[: max(len(other) - missing + 1, 0)], spec, backwards)
