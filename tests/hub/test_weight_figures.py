@@ -58,7 +58,13 @@ def smollm(tmp_path_factory):
     package("gguf")
     transformers = pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("smollm2")
-    model = transformers.AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
+    read = transformers.AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
+    # What was read from a GGUF file counts as quantised, and is not saved; a copy of its parameters is.
+    config = read.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    model.load_state_dict(read.state_dict())
     model.save_pretrained(folder)
     transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
     return folder
