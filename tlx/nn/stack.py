@@ -1,12 +1,14 @@
 """Layers run by one scan over parameters that are stored stacked, [layers, ...]."""
 
 import functools
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.core import meta
 
 from tlx.base.errors import ConfigError
@@ -92,7 +94,7 @@ def layer_params(
     init_one: Callable[[jax.Array], Any] | None,
     num_layers: int,
     share: bool,
-    absent: Sequence[str] = (),
+    partial: Mapping[str, Sequence[int]] = types.MappingProxyType({}),
 ) -> Any:
     """Return the parameters "blocks" of a module, created where they do not exist.
 
@@ -104,23 +106,25 @@ def layer_params(
         init_one: initialiser of one layer, from a key to its parameters; None where they must exist.
         num_layers: L.
         share: whether all layers have one layer's parameters (ALBERT).
-        absent: parts that the first layer does not have.
+        partial: indices of the layers that have a part, for each part that not all layers have.
 
     Returns:
-        A tree of [L, ...] arrays; [L - 1, ...] for `absent` parts, those of the second layer on; one
-        layer's tree where they are shared.
+        A tree of [L, ...] arrays, of a `partial` part [its layers, ...]; one layer's tree where they are shared.
     """
     if module.has_variable("params", "blocks"):
         return meta.unbox(module.get_variable("params", "blocks"))
     assert init_one is not None, "parameters must exist"
     init = init_one if share else stacked_init(init_one, num_layers)
 
-    def without_first(key: jax.Array) -> Any:
+    def of_layers_that_have_them(key: jax.Array) -> Any:
         blocks = init(key)
-        # Drawn for all layers and cut: the values of the others do not depend on the first one's parts.
-        return blocks | {name: jax.tree.map(lambda x: x[1:], blocks[name]) for name in absent}
+        # Drawn for all layers and cut: the values of the others do not depend on the parts of one.
+        return blocks | {
+            name: jax.tree.map(lambda x, layers=layers: x[np.array(layers)], blocks[name])
+            for name, layers in partial.items()
+        }
 
-    return module.param("blocks", without_first if absent else init)
+    return module.param("blocks", of_layers_that_have_them if partial else init)
 
 
 def run_layers(
@@ -133,6 +137,7 @@ def run_layers(
     share: bool,
     period: int = 1,
     first: int = 0,
+    places: Mapping[str, Sequence[int]] = types.MappingProxyType({}),
 ) -> tuple[Any, Any]:
     """Run consecutive layers by one scan over whole periods of their pattern, then what is left over.
 
@@ -145,6 +150,8 @@ def run_layers(
         share: whether all layers have one layer's parameters.
         period: number of layers after which the pattern repeats. Fewer layers than that are not scanned.
         first: index of the first of these layers in the stack.
+        places: indices in the period of the layers that have a part, for each part that not all of them have;
+            `blocks` then has the part of those layers alone.
 
     Returns:
         (carry, outputs of all layers stacked [len(layers), ...]).
@@ -163,6 +170,7 @@ def run_layers(
         cfg=cfg,
         shared=blocks if share else None,
         period=period,
+        places=places,
         prevent_cse=unroll > 1 or period > 1,
     )
     pattern = [make(layer, position) for position, layer in enumerate(layers[:period])]
@@ -174,7 +182,7 @@ def run_layers(
     scanned = (None if share else blocks, first + jnp.arange(num_layers), inputs)
     pieces = []
     if num_periods:
-        by_period = jax.tree.map(lambda x: _by_period(x, num_scanned, period), scanned)
+        by_period = _take(scanned, places, period, lambda x, size: _by_period(x, num_periods, size, period))
         carry, outputs = jax.lax.scan(
             run_period, carry, by_period, length=num_periods, unroll=min(unroll, num_periods)
         )
@@ -182,14 +190,21 @@ def run_layers(
             outputs = jax.tree.map(lambda x: x.reshape(num_scanned, *x.shape[2:]), outputs)
         pieces.append(outputs)
     if num_layers > num_scanned:
-        remaining = jax.tree.map(lambda x: x[num_scanned:], scanned)
+        remaining = _take(scanned, places, period, lambda x, size: x[num_periods * size :])
         carry, outputs = _run_pattern(pattern[: num_layers - num_scanned], carry, remaining)
         pieces.append(outputs)
     return carry, jax.tree.map(_concatenate, *pieces)
 
 
 def _sliced(
-    layer: Layer, position: int, *, cfg: BlockConfig, shared: Any, period: int, prevent_cse: bool
+    layer: Layer,
+    position: int,
+    *,
+    cfg: BlockConfig,
+    shared: Any,
+    period: int,
+    places: Mapping[str, Sequence[int]],
+    prevent_cse: bool,
 ) -> Callable[[Any, Any], tuple[Any, Any]]:
     """Make a pattern's layer a function of the whole period's parameters and inputs.
 
@@ -202,6 +217,7 @@ def _sliced(
         cfg: execution.remat.
         shared: the parameters of all layers where they are shared, else None.
         period: layers of a period; one alone is not sliced.
+        places: as run_layers'.
         prevent_cse: whether rematerialisation needs barriers.
 
     Returns:
@@ -210,17 +226,58 @@ def _sliced(
     recompute, policy = remat_policy(cfg.execution.remat)
 
     def run(carry: Any, scanned: Any) -> tuple[Any, Any]:
+        params, *others = scanned
         if period > 1:
-            scanned = jax.tree.map(lambda x: x[position], scanned)
-        params, index, inputs = scanned
+            others = jax.tree.map(lambda x: x[position], others)
+            if places:
+                own = {
+                    name: part for name, part in params.items() if position in places.get(name, (position,))
+                }
+                indices = {
+                    name: list(places[name]).index(position) if name in places else position for name in own
+                }
+                params = {
+                    name: jax.tree.map(lambda x, i=indices[name]: x[i], part) for name, part in own.items()
+                }
+            else:
+                params = jax.tree.map(lambda x: x[position], params)
+        index, inputs = others
         return layer(params if shared is None else shared, carry, index, inputs)
 
     return jax.checkpoint(run, policy=policy, prevent_cse=prevent_cse) if recompute else run
 
 
-def _by_period(x: jax.Array, num_scanned: int, period: int) -> jax.Array:
-    """Give an array of [layers, ...] a dim for the layers of a period: a scan over single layers needs none."""
-    return x if period == 1 else x[:num_scanned].reshape(-1, period, *x.shape[1:])
+def _take(
+    scanned: tuple[Any, ...],
+    places: Mapping[str, Sequence[int]],
+    period: int,
+    take: Callable[[jax.Array, int], jax.Array],
+) -> tuple[Any, ...]:
+    """Take layers of parameters, indices and inputs.
+
+    Args:
+        scanned: the three, the parameters None where all layers share them.
+        places: as run_layers'.
+        period: layers of a period.
+        take: makes the part of an array of [layers, ...] of which each period has so many layers.
+
+    Returns:
+        The parts of the three.
+    """
+    params, *others = scanned
+    taken = jax.tree.map(lambda x: take(x, period), (None if places else params, *others))
+    if not places:
+        return taken
+    sizes = {name: len(places[name]) if name in places else period for name in params}
+    parts = {
+        name: jax.tree.map(lambda x, size=sizes[name]: take(x, size), part) for name, part in params.items()
+    }
+    return (parts, *taken[1:])
+
+
+def _by_period(x: jax.Array, num_periods: int, size: int, period: int) -> jax.Array:
+    """Give an array of [layers, ...], `size` of each period, a dim for them: a scan over single layers needs none."""
+    return x if period == 1 else x[: num_periods * size].reshape(-1, size, *x.shape[1:])
 
 
 def _run_pattern(pattern: Sequence[Callable[..., Any]], carry: Any, scanned: Any) -> tuple[Any, Any]:
