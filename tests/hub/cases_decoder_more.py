@@ -254,7 +254,5 @@ CASES = {
         # Its bias stands in the padding that the class convolves.
         padding="none",
     ),
-    "mamba2-plain": case(
-        "Mamba2ForCausalLM", "Mamba2Config", MAMBA2 | {"n_groups": 1}, padding="left"
-    ),
+    "mamba2-plain": case("Mamba2ForCausalLM", "Mamba2Config", MAMBA2 | {"n_groups": 1}, padding="left"),
 }
