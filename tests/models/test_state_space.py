@@ -184,7 +184,7 @@ REFUSED = {
     ),
     "heads": (
         {"state_space": StateSpaceConfig(head_dim=5)},
-        r"head_dim = 5 does not divide 2 \* model.width = 64; choose one of 1, 2, 4",
+        r"head_dim = 5 does not divide 2 \* model.width = 64",
     ),
     "layouts": ({"block_layout": "post"}, "block_layout = 'pre'"),
     "limits": (

@@ -410,32 +410,7 @@ def _check_mixers(model: ModelConfig) -> None:
 
 
 def _check_state_space(model: ModelConfig) -> None:
-    part = model.state_space
-    sizes = (part.head_dim, part.state_dim, part.num_groups, part.conv_size, part.chunk_size)
-    if min(sizes) < 1 or part.num_heads < 0:
-        raise ConfigError(
-            "model.state_space: head_dim, state_dim, num_groups, conv_size and chunk_size must be 1 or more, and "
-            f"num_heads 0 or more; they are {sizes} and {part.num_heads}"
-        )
-    num_heads = part.num_heads or 2 * model.width // part.head_dim
-    if not num_heads or (not part.num_heads and 2 * model.width % part.head_dim):
-        raise ConfigError(
-            f"model.state_space.head_dim = {part.head_dim} does not divide 2 * model.width = {2 * model.width}; "
-            f"choose one of {_short(_divisors(2 * model.width))} or set model.state_space.num_heads"
-        )
-    if num_heads % part.num_groups:
-        raise ConfigError(
-            f"model.state_space.num_groups = {part.num_groups} does not divide its {num_heads} heads; choose one of "
-            f"{_short(_divisors(num_heads))}"
-        )
-    low, high = part.dt_range
-    if not 0 < low <= high:
-        raise ConfigError(f"model.state_space.dt_range = {part.dt_range} must rise, from above 0")
-    low, high = part.dt_limits
-    if low < 0 or (high and high < low):
-        raise ConfigError(
-            f"model.state_space.dt_limits = {part.dt_limits} must rise, from 0 or more; 0 as the largest is no limit"
-        )
+    model.state_space.validate(model.width)
     positions = ("none", "learned", "sinusoidal", "rotary")
     if model.position.kind not in positions:
         raise ConfigError(

@@ -24,7 +24,7 @@ from tlx.nn.kernels.choice import kernel_name
 from tlx.nn.mask import Mask
 from tlx.nn.norm import Norm
 from tlx.nn.position import BucketedBias, alibi, per_device_bias
-from tlx.nn.stack import Layer, layer_params, run_layers
+from tlx.nn.stack import Layer, Pattern, layer_params, run_layers
 
 
 class StackInputs(NamedTuple):
@@ -248,6 +248,7 @@ class TransformerStack(nn.Module):
         cfg = self.cfg
         start = cache.num_filled
         length = x_BTE.shape[1]
+        # The states in the cache belong to this segment: tokens of another one find none.
         last_segment_B = None
         if cache.states is not None:
             last_B1 = jax.lax.dynamic_slice_in_dim(cache.segments, jnp.maximum(start - 1, 0), 1, axis=1)
@@ -391,9 +392,8 @@ class TransformerStack(nn.Module):
             carry,
             inputs,
             share=self._has_one_layer,
-            period=period,
+            repeats=Pattern(period, places),
             first=group.start,
-            places=places,
         )
 
     def _params_of(self, blocks: Any, group: LayerGroup) -> Any:

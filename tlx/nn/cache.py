@@ -99,6 +99,7 @@ def empty_states(block: BlockConfig, num_layers: int, batch: int) -> StateSpaceC
     window = (num_layers, batch, part.conv_size - 1)
     groups = (*window, part.num_groups, part.state_dim)
     return StateSpaceCache(
+        # Float32 in any computation: a state is a sum over all tokens of a document.
         state=jnp.zeros((num_layers, batch, *heads, part.state_dim), jnp.float32),
         x=jnp.zeros((*window, *heads), dtype),
         b=jnp.zeros(groups, dtype),

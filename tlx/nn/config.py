@@ -302,6 +302,35 @@ class StateSpaceConfig:
     dt_limits: tuple[float, float] = (0.0, 0.0)
     """Smallest and largest step size; 0 as the largest: no limit."""
 
+    def validate(self, width: int) -> None:
+        """Raise ConfigError for a value that a model of this width cannot have."""
+        sizes = (self.head_dim, self.state_dim, self.num_groups, self.conv_size, self.chunk_size)
+        if min(sizes) < 1 or self.num_heads < 0:
+            raise ConfigError(
+                "model.state_space: head_dim, state_dim, num_groups, conv_size and chunk_size must be 1 or more, and "
+                f"num_heads 0 or more; they are {sizes} and {self.num_heads}"
+            )
+        if not self.num_heads and 2 * width % self.head_dim:
+            raise ConfigError(
+                f"model.state_space.head_dim = {self.head_dim} does not divide 2 * model.width = {2 * width}; choose "
+                "another one, or set model.state_space.num_heads"
+            )
+        num_heads = self.num_heads or 2 * width // self.head_dim
+        if num_heads % self.num_groups:
+            divisors = [n for n in range(1, num_heads + 1) if num_heads % n == 0]
+            raise ConfigError(
+                f"model.state_space.num_groups = {self.num_groups} does not divide its {num_heads} heads; choose one "
+                f"of {', '.join(map(str, divisors))}"
+            )
+        if not 0 < self.dt_range[0] <= self.dt_range[1]:
+            raise ConfigError(f"model.state_space.dt_range = {self.dt_range} must rise, from above 0")
+        low, high = self.dt_limits
+        if low < 0 or (high and high < low):
+            raise ConfigError(
+                f"model.state_space.dt_limits = {self.dt_limits} must rise, from 0 or more; 0 as the largest is no "
+                "limit"
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class BottleneckConfig:

@@ -3,7 +3,7 @@
 import functools
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -30,6 +30,20 @@ MOST_UNROLLED = 12
 
 An unrolled stack is the faster one there, but XLA compiles each layer of it: a deeper stack runs one layer
 an iteration, so that its program does not grow with its depth. """
+
+
+class Pattern(NamedTuple):
+    """How the layers of a stack repeat."""
+
+    period: int = 1
+    """Number of layers after which they do. Fewer layers than that are not scanned."""
+
+    places: Mapping[str, Sequence[int]] = types.MappingProxyType({})
+    """Indices in the period of the layers that have a part, for each part that not all of them have."""
+
+
+UNIFORM = Pattern()
+"""All layers are alike."""
 
 Layer = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
 """(parameters of one layer, carry, index of the layer, its inputs) -> (carry, its outputs)."""
@@ -119,10 +133,12 @@ def layer_params(
     def of_layers_that_have_them(key: jax.Array) -> Any:
         blocks = init(key)
         # Drawn for all layers and cut: the values of the others do not depend on the parts of one.
-        return blocks | {
+        cut = {
             name: jax.tree.map(lambda x, layers=layers: x[np.array(layers)], blocks[name])
             for name, layers in partial.items()
+            if layers
         }
+        return {name: part for name, part in blocks.items() if name not in partial} | cut
 
     return module.param("blocks", of_layers_that_have_them if partial else init)
 
@@ -135,28 +151,27 @@ def run_layers(
     inputs: Any = None,
     *,
     share: bool,
-    period: int = 1,
+    repeats: Pattern = UNIFORM,
     first: int = 0,
-    places: Mapping[str, Sequence[int]] = types.MappingProxyType({}),
 ) -> tuple[Any, Any]:
     """Run consecutive layers by one scan over whole periods of their pattern, then what is left over.
 
     Args:
-        layers: one function for each layer; they repeat after `period` of them.
+        layers: one function for each layer; they repeat after a period of them.
         cfg: execution.remat and execution.unroll.
-        blocks: these layers' parameters, [len(layers), ...]; one layer's where they are shared.
+        blocks: these layers' parameters, [len(layers), ...], of a part that not all have [its layers, ...]; one
+            layer's where they are shared.
         carry: what goes from layer to layer.
         inputs: a tree of [len(layers), ...] arrays, of which each layer gets its own; None: none.
         share: whether all layers have one layer's parameters.
-        period: number of layers after which the pattern repeats. Fewer layers than that are not scanned.
+        repeats: their pattern, from the first of these layers on.
         first: index of the first of these layers in the stack.
-        places: indices in the period of the layers that have a part, for each part that not all of them have;
-            `blocks` then has the part of those layers alone.
 
     Returns:
         (carry, outputs of all layers stacked [len(layers), ...]).
     """
     num_layers = len(layers)
+    period = repeats.period
     if not num_layers:
         return carry, None
     num_periods = num_layers // period
@@ -169,8 +184,7 @@ def run_layers(
         _sliced,
         cfg=cfg,
         shared=blocks if share else None,
-        period=period,
-        places=places,
+        repeats=repeats,
         prevent_cse=unroll > 1 or period > 1,
     )
     pattern = [make(layer, position) for position, layer in enumerate(layers[:period])]
@@ -182,7 +196,7 @@ def run_layers(
     scanned = (None if share else blocks, first + jnp.arange(num_layers), inputs)
     pieces = []
     if num_periods:
-        by_period = _take(scanned, places, period, lambda x, size: _by_period(x, num_periods, size, period))
+        by_period = _take(scanned, repeats, lambda x, size: _by_period(x, num_periods, size, period))
         carry, outputs = jax.lax.scan(
             run_period, carry, by_period, length=num_periods, unroll=min(unroll, num_periods)
         )
@@ -190,7 +204,7 @@ def run_layers(
             outputs = jax.tree.map(lambda x: x.reshape(num_scanned, *x.shape[2:]), outputs)
         pieces.append(outputs)
     if num_layers > num_scanned:
-        remaining = _take(scanned, places, period, lambda x, size: x[num_periods * size :])
+        remaining = _take(scanned, repeats, lambda x, size: x[num_periods * size :])
         carry, outputs = _run_pattern(pattern[: num_layers - num_scanned], carry, remaining)
         pieces.append(outputs)
     return carry, jax.tree.map(_concatenate, *pieces)
@@ -202,8 +216,7 @@ def _sliced(
     *,
     cfg: BlockConfig,
     shared: Any,
-    period: int,
-    places: Mapping[str, Sequence[int]],
+    repeats: Pattern,
     prevent_cse: bool,
 ) -> Callable[[Any, Any], tuple[Any, Any]]:
     """Make a pattern's layer a function of the whole period's parameters and inputs.
@@ -216,8 +229,7 @@ def _sliced(
         position: its index in the period.
         cfg: execution.remat.
         shared: the parameters of all layers where they are shared, else None.
-        period: layers of a period; one alone is not sliced.
-        places: as run_layers'.
+        repeats: the pattern; a layer alone is not sliced.
         prevent_cse: whether rematerialisation needs barriers.
 
     Returns:
@@ -226,45 +238,46 @@ def _sliced(
     recompute, policy = remat_policy(cfg.execution.remat)
 
     def run(carry: Any, scanned: Any) -> tuple[Any, Any]:
-        params, *others = scanned
-        if period > 1:
-            others = jax.tree.map(lambda x: x[position], others)
-            if places:
-                own = {
-                    name: part for name, part in params.items() if position in places.get(name, (position,))
-                }
-                indices = {
-                    name: list(places[name]).index(position) if name in places else position for name in own
-                }
-                params = {
-                    name: jax.tree.map(lambda x, i=indices[name]: x[i], part) for name, part in own.items()
-                }
-            else:
-                params = jax.tree.map(lambda x: x[position], params)
-        index, inputs = others
+        params, index, inputs = scanned
+        if repeats.period > 1:
+            index, inputs = jax.tree.map(lambda x: x[position], (index, inputs))
+            params = _of_layer(params, repeats, position)
         return layer(params if shared is None else shared, carry, index, inputs)
 
     return jax.checkpoint(run, policy=policy, prevent_cse=prevent_cse) if recompute else run
 
 
+def _of_layer(params: Any, repeats: Pattern, position: int) -> Any:
+    """Slice the parameters of the layer at a position out of a period's; None where all layers share them."""
+    if not repeats.places:
+        return jax.tree.map(lambda x: x[position], params)
+    own = {}
+    for name, part in params.items():
+        # A part is stored for the layers that have it, in their order.
+        places = list(repeats.places.get(name, range(repeats.period)))
+        if position in places:
+            index = places.index(position)
+            own[name] = jax.tree.map(lambda x, index=index: x[index], part)
+    return own
+
+
 def _take(
     scanned: tuple[Any, ...],
-    places: Mapping[str, Sequence[int]],
-    period: int,
+    repeats: Pattern,
     take: Callable[[jax.Array, int], jax.Array],
 ) -> tuple[Any, ...]:
     """Take layers of parameters, indices and inputs.
 
     Args:
         scanned: the three, the parameters None where all layers share them.
-        places: as run_layers'.
-        period: layers of a period.
+        repeats: the pattern.
         take: makes the part of an array of [layers, ...] of which each period has so many layers.
 
     Returns:
         The parts of the three.
     """
     params, *others = scanned
+    period, places = repeats
     taken = jax.tree.map(lambda x: take(x, period), (None if places else params, *others))
     if not places:
         return taken

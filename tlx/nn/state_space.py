@@ -61,6 +61,7 @@ class StateSpace(nn.Module):
         # Groups are few, often one, which no mesh axis divides.
         self.b = self._linear(groups, (None, None))
         self.c = self._linear(groups, (None, None))
+        # Not quantised: it is small, and an error of dt is one of all later states.
         self.dt = self._linear(heads[:1], head_names[:1], quantizable=False)
         self.x_convolution = CausalConvolution(cfg, heads, head_names)
         self.b_convolution = CausalConvolution(cfg, groups, (None, None))
@@ -97,6 +98,7 @@ class StateSpace(nn.Module):
             (float[B, T, D], the cache with the states after the last token).
         """
         cfg = self.cfg
+        # What the first token of a text finds: no state, and nothing in the convolution's window.
         if cache is None:
             before = jax.tree.map(lambda x: x[0], caches.empty_states(cfg, 1, len(segments_BT)))
             runs_BT = _runs(segments_BT, jnp.full(segments_BT.shape[:1], -1))
@@ -113,6 +115,7 @@ class StateSpace(nn.Module):
         dt_BTN = jax.nn.softplus(self.dt(u_BTD).astype(jnp.float32) + self.dt_bias.astype(jnp.float32))
         dt_BTN = jnp.clip(dt_BTN, low, high or None)
         y_BTNH, state_BNHU = chunked_recurrence(
+            # dt scales what is written to the states; d reads x as it is.
             Recurrence(
                 x_BTNH * dt_BTN[..., None],
                 -jnp.exp(self.a_log.astype(jnp.float32)) * dt_BTN,
@@ -133,6 +136,7 @@ class StateSpace(nn.Module):
         """Return RMSNorm(y silu(gate)) over the heads of each group."""
         y_BTNH = y_BTNH * jax.nn.silu(gate_BTNH.astype(jnp.float32))
         by_group = y_BTNH.reshape(*y_BTNH.shape[:2], self.cfg.state_space.num_groups, -1)
+        # After the gate, as Mamba 2's norm_before_gate = False.
         square = jnp.mean(jnp.square(by_group), axis=-1, keepdims=True)
         normed = by_group * jax.lax.rsqrt(square + self.cfg.norm.eps)
         return normed.reshape(y_BTNH.shape) * self.norm_scale.astype(jnp.float32)
@@ -193,12 +197,14 @@ class CausalConvolution(nn.Module):
         runs_all = jnp.pad(runs_BT, ((0, 0), (size - 1, 0)))
         spread = (slice(None), slice(None), *[None] * len(self.channels))
         y = jnp.zeros_like(x)
+        # Tap by tap: each hides the tokens of other segments, which no convolution of XLA does.
         for tap in range(size):
             is_same = runs_all[:, tap : tap + length] == runs_BT
             y += jnp.where(is_same[spread], x_all[:, tap : tap + length], 0) * kernel[tap].astype(x.dtype)
         if cfg.state_space.conv_bias:
             zeros = logical(nn.initializers.zeros_init(), self.names)
             y += self.param("bias", zeros, self.channels, dtype).astype(x.dtype)
+        # Tokens of an earlier segment are no neighbours of those that follow the last one.
         is_last = (runs_all == runs_all[:, -1:])[:, length:]
         return jax.nn.silu(y), jnp.where(is_last[spread], x_all[:, length:], 0)
 
@@ -228,13 +234,14 @@ def chunked_recurrence(
     b_BIQGU = padded.b_BTGU.reshape(batch, -1, size, num_groups, state_dim)
     c_BIQGU = padded.c_BTGU.reshape(batch, -1, size, num_groups, state_dim)
     runs_BIQ = padded.runs_BT.reshape(batch, -1, size)
-    # Of the token before each chunk.
+    # Run of the token before each chunk; a state goes on into the chunk where it is the same.
     earlier_BI = jnp.pad(runs_BIQ[:, :-1, -1], ((0, 0), (1, 0)))
 
     # Within a chunk: what token s adds, as token q reads it.
     log_decay = jnp.moveaxis(log_decay, 2, -1)
     is_same = runs_BIQ[:, :, :, None] == runs_BIQ[:, :, None, :]
     decay = jnp.where(is_same[:, :, None, None], jnp.exp(_segment_sums(log_decay)), 0.0)
+    # Once for all heads of a group, as scores of queries with shared keys.
     scores = jnp.einsum("biqgu,bisgu->bigqs", c_BIQGU, b_BIQGU)
     y = jnp.einsum("bigjqs,bisgjh->biqgjh", scores[:, :, :, None] * decay, x)
 
@@ -250,6 +257,7 @@ def chunked_recurrence(
         kept, added = chunk
         return kept[..., None, None] * state + added, state
 
+    # The only loop over time, of as many steps as there are chunks.
     by_chunk = (jnp.moveaxis(from_start[..., -1], 1, 0), jnp.moveaxis(added, 1, 0))
     state, states = jax.lax.scan(next_state, state, by_chunk)
     read = jnp.einsum("biqgu,ibgjhu->biqgjh", c_BIQGU, states)
