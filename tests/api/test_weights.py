@@ -17,13 +17,14 @@ from tests.run_directory import tiny_config, write_run, write_task_run
 from tests.tiers import tiers
 from tlx import cli
 from tlx.api import load_size
-from tlx.api.forward import forward_logits
+from tlx.api.forward import expected_params, forward_logits
 from tlx.api.load_size import size_line, sizes_by_type
 from tlx.base import tree
 from tlx.base.config import to_dict
-from tlx.base.errors import ConfigError
+from tlx.base.errors import CheckpointError, ConfigError
 from tlx.base.tree import is_quantized
-from tlx.hub import safetensors
+from tlx.checkpoint import store
+from tlx.hub import safetensors, to_devices
 from tlx.hub.network import boxed_params
 from tlx.hub.weights import lazy_tensor
 from tlx.models.families import TABLE
@@ -109,6 +110,40 @@ def test_a_run_is_loaded_as_a_directory_is(tmp_path):
     np.testing.assert_allclose(lm.logits(TOKENS), in_full(lm).logits(TOKENS), atol=1e-5)
     with pytest.raises(ConfigError, match="weights = 'int2' is not one of: int8, int4, nf4"):
         tlx.load(tmp_path / "run", weights="int2")
+
+
+def test_a_run_is_read_parameter_by_parameter(tmp_path, monkeypatch):
+    """Each is read once, for one slice after the other, and stored as where all are there."""
+    write_run(tmp_path / "run", "clm")
+    monkeypatch.setattr(to_devices, "PIECE_BYTES", 512)
+    full = tree.flatten(tlx.load(tmp_path / "run").params)
+    asked = []
+    load_leaf = store.load_leaf
+
+    def counted(folder, part, path, like):
+        asked.append(path)
+        return load_leaf(folder, part, path, like)
+
+    monkeypatch.setattr(store, "load_leaf", counted)
+    lm = tlx.load(tmp_path / "run", weights="nf4")
+    assert sorted(asked) == sorted(full)
+    formats = array_formats(expected_params(lm.module, lm.config, lm.tokenizer), "nf4")
+    for path, leaf in tree.flatten(lm.params, is_quantized).items():
+        wanted = (
+            jax.jit(quantize, static_argnums=1)(full[path], formats[path]) if path in formats else full[path]
+        )
+        jax.tree.map(np.testing.assert_array_equal, leaf, wanted)
+
+
+def test_an_unreadable_parameter_is_one_message(tmp_path, monkeypatch):
+    write_run(tmp_path / "run", "clm")
+
+    def failing(*_):
+        raise ValueError("no such array\nand a traceback")
+
+    monkeypatch.setattr(store, "load_leaf", failing)
+    with pytest.raises(CheckpointError, match=r"checkpoints/3: cannot be loaded: ValueError: no such array$"):
+        tlx.load(tmp_path / "run", weights="int8")
 
 
 @pytest.mark.slow

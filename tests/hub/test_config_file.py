@@ -7,7 +7,10 @@ import pytest
 from tests.hub.releases_since import RELEASES
 from tlx.base.errors import ConfigError
 from tlx.hub import config_file, dead_keys
-from tlx.models.families import MODEL_TYPES
+from tlx.hub.folder import family_of
+from tlx.hub.network import abstract_params
+from tlx.models.families import MODEL_TYPES, TABLE
+from tlx.models.families.family import resized
 
 
 def read(name, **changes):
@@ -161,3 +164,15 @@ def test_unlike_stacks_and_layers_are_written_as_they_were_read():
 def test_heads_of_the_decoder_must_divide_the_width(name):
     with pytest.raises(ConfigError, match="num_decoder_heads = 7"):
         read(name, decoder_attention_heads=7)
+
+
+def test_a_model_of_no_family_is_told_the_nearest_first():
+    config = resized(
+        TABLE.load("gpt2").base, width=8, attention__num_heads=2, vocab_size=9, position__kind="none"
+    )
+    with pytest.raises(ConfigError) as error:
+        family_of(config, abstract_params(config))
+    first, *others = str(error.value).split("\n")
+    assert "The nearest is gpt2: model.position.kind = 'none' cannot be represented" in first
+    assert "train a run with: --config.model.position.kind=learned" in first
+    assert len(others) > 20 and not any("  gpt2:" in line for line in others)

@@ -11,6 +11,9 @@ import jax
 import numpy as np
 import pytest
 
+from tlx import cli
+from tlx.base import tree
+from tlx.checkpoint import load_params
 from tlx.hub import to_devices
 from tlx.hub.to_devices import pieces, read_quantized
 from tlx.hub.weights import LazyTensor, lazy_tensor
@@ -121,23 +124,48 @@ def llama_folder(folder, width, num_layers, vocab_size):
     return max(math.prod(tensor.shape) * 2 for tensor in tensors.values())
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
+def peak_of_load(small, large, weights):
+    """What _PROGRAM prints, on one device, as where a model is used."""
+    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", textwrap.dedent(_PROGRAM), str(small), str(large), weights]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+needs_linux = pytest.mark.skipif(
     not os.path.exists("/proc/self/clear_refs"), reason="the peak of memory is read from Linux"
 )
+
+
+@pytest.mark.slow
+@needs_linux
 @pytest.mark.parametrize("weights", ["int8", "nf4"])
 def test_peak_memory_is_the_quantised_size_and_two_tensors(weights, tmp_path):
     llama_folder(tmp_path / "small", 256, 2, 512)
     largest = llama_folder(tmp_path / "large", 2048, 8, 32000)
     size = (tmp_path / "large/model.safetensors").stat().st_size
     assert 0.9e9 < size < 1.2e9
-    words = [str(tmp_path / "small"), str(tmp_path / "large"), weights]
-    # One device, as where a model is used.
-    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", textwrap.dedent(_PROGRAM), *words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = peak_of_load(tmp_path / "small", tmp_path / "large", weights)
     print(found, size, largest)
     assert found["model"] < (0.55 if weights == "int8" else 0.35) * size
+    assert found["peak"] <= found["model"] + 2 * largest
+
+
+@pytest.mark.slow
+@needs_linux
+def test_so_is_that_of_a_run(tmp_path, capsys):
+    """A run's tensors are those of all layers; the largest one is a table of 131 MB of 0.64 GB."""
+    for name, shape in (("small", (256, 2, 512)), ("large", (2048, 4, 32000))):
+        llama_folder(tmp_path / f"{name}-hf", *shape)
+        words = ["convert", "import", str(tmp_path / f"{name}-hf"), str(tmp_path / name), "--dtype=bfloat16"]
+        assert cli.main(words) == 0
+    leaves = tree.flatten(load_params(tmp_path / "large").tree).values()
+    size = sum(leaf.nbytes for leaf in leaves)
+    largest = max(leaf.nbytes for leaf in leaves)
+    assert size > 0.6e9 and largest < 0.21 * size
+    found = peak_of_load(tmp_path / "small", tmp_path / "large", "nf4")
+    with capsys.disabled():
+        print(found, size, largest)
+    assert found["model"] < 0.4 * size
     assert found["peak"] <= found["model"] + 2 * largest

@@ -45,3 +45,18 @@ def test_another_value_is_refused_and_the_legal_ones_are_named(case):
         parse_config(values)
     assert f"config.{path} = '{legal[-1]}x' is not one of: " in str(error.value)
     assert all(str(value) in str(error.value) for value in legal)
+
+
+def test_a_name_that_was_changed_alone_is_named_as_the_cause():
+    values = base_config("grpo").to_dict()
+    values["objective"]["name"] = "ppo"
+    with pytest.raises(ConfigError) as error:
+        parse_config(values)
+    assert "config.objective.name = 'ppo': the other keys of config.objective are those of 'grpo'" in str(
+        error.value
+    )
+    assert "tlx.run.finetune_config('ppo')" in str(error.value)
+    # A key too many is named itself.
+    del values["objective"]["num_answers"]
+    with pytest.raises(ConfigError, match="unknown key: config.objective"):
+        parse_config(values)

@@ -30,13 +30,13 @@ from tlx.base.files import storage_errors
 from tlx.base.nearest_path import suggest_paths
 from tlx.base.place import BucketPath, Place, fetched_folder
 from tlx.base.tree import is_quantized
-from tlx.checkpoint import load_params
+from tlx.checkpoint import StoredParam, load_params, open_params
 from tlx.hub import network, sentence_transformers, validation
 from tlx.hub.elmo import is_elmo
 from tlx.hub.folder import STORED, Checkpoint, check_room, is_hugging_face, open_folder
 from tlx.hub.place import open_place
 from tlx.hub.to_devices import to_devices, to_host
-from tlx.hub.weights import lazy_tensor
+from tlx.hub.weights import Index, LazyTensor, lazy_tensor
 from tlx.models.families import TABLE
 from tlx.nn import weight_formats
 from tlx.nn.weight_formats import array_formats, quantized_shapes
@@ -178,7 +178,10 @@ def _load_run(
     sizes = sizes_by_type(shapes, array_formats(boxed, name))
     if name or sum(sizes.values()) > _LARGE:
         print_size(str(folder), size_line(tree.num_params(shapes), sizes, config.model.dtype))
-    loaded = load_params(path, step, dtype=dtype, run=saved.get("id"), starts=starts, params=stored)
+    # A mean is of parameters that are all read, and those of an adapted run are few.
+    is_streamed = name and config.adapt.method == "full" and not params.startswith("mean:")
+    read = open_params if is_streamed else load_params
+    loaded = read(path, step, dtype=dtype, run=saved.get("id"), starts=starts, params=stored)
     values = loaded.tree
     if config.adapt.method != "full":
         base_model = load_base_model(
@@ -188,12 +191,28 @@ def _load_run(
     _check_params(values, boxed, folder)
     is_kept = functools.partial(_is_kept, config, _changed_by_standalone(module, values) if name else set())
     shardings = None if mesh is None else _shardings(quantized_shapes(boxed, name, is_kept), mesh, values)
-    leaves = {
-        path: leaf if is_quantized(leaf) else lazy_tensor(np.asarray(leaf))
-        for path, leaf in tree.flatten(values, is_quantized).items()
-    }
-    values = to_devices(leaves, array_formats(boxed, name, is_kept), shardings)
+    values = to_devices(_lazy_leaves(values), array_formats(boxed, name, is_kept), shardings)
     return LoadedModel(config, values, tokenizer, module, loaded.step)
+
+
+def _lazy_leaves(values: Any) -> dict[str, Any]:
+    """Return {path: LazyTensor, or StoredMatrix} of parameters, of which those in files are read one at a time."""
+    latest: dict[str, np.ndarray] = {}
+
+    def read(path: str, param: StoredParam, index: Index) -> np.ndarray:
+        # Slices of a parameter are asked for one after the other, and Orbax reads it whole.
+        if path not in latest:
+            latest.clear()
+            latest[path] = param.read()
+        return latest[path][index]
+
+    leaves = {}
+    for path, leaf in tree.flatten(values, is_quantized).items():
+        if isinstance(leaf, StoredParam):
+            leaves[path] = LazyTensor(leaf.shape, leaf.dtype, functools.partial(read, path, leaf))
+        else:
+            leaves[path] = leaf if is_quantized(leaf) else lazy_tensor(np.asarray(leaf))
+    return leaves
 
 
 def _weights_of_run(config: RunConfig, weights: str | None) -> str:
@@ -221,8 +240,12 @@ def _is_kept(config: RunConfig, changed: set[str], path: str) -> bool:
 
 def _changed_by_standalone(module: ObjectiveModule, values: Any) -> set[str]:
     """Return the paths of parameters of which `standalone` makes others: it takes arrays."""
-    before = tree.flatten(values, is_quantized)
-    after = tree.flatten(module.standalone(values), is_quantized)
+    # In place of a parameter that is still in a file, zeros that take no memory.
+    before = {
+        path: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape) if isinstance(leaf, StoredParam) else leaf
+        for path, leaf in tree.flatten(values, is_quantized).items()
+    }
+    after = tree.flatten(module.standalone(tree.unflatten(before)), is_quantized)
     return {path for path, leaf in before.items() if after.get(path) is not leaf}
 
 

@@ -18,8 +18,9 @@ NOT_IDENTIFIED = 79
 WATCHDOG = 170
 RETRYABLE = (PREEMPTED, 134, 137, 139, 143, WATCHDOG)
 
-# Characters of a value that a message shows.
+# Characters of a value that a message shows, and of a number.
 _SHOWN = 300
+_SHOWN_OF_NUMBER = 40
 
 
 class UserError(Exception):
@@ -95,7 +96,8 @@ class Preempted(Exception):
 def shown(value: object) -> str:
     """Return the repr of a value for a message, cut where it is long."""
     text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"
+    longest = _SHOWN_OF_NUMBER if isinstance(value, int) else _SHOWN
+    return text if len(text) <= longest else f"{text[:longest]}... ({len(text):,} characters)"
 
 
 def one_of(field: str, value: object, choices: Iterable[object]) -> str:

@@ -3,6 +3,14 @@
 from tlx.checkpoint.checkpoints import Checkpoints
 from tlx.checkpoint.config import CheckpointConfig
 from tlx.checkpoint.lease import Lease
-from tlx.checkpoint.reading import LoadedCheckpoint, load_params
+from tlx.checkpoint.reading import LoadedCheckpoint, StoredParam, load_params, open_params
 
-__all__ = ["CheckpointConfig", "Checkpoints", "Lease", "LoadedCheckpoint", "load_params"]
+__all__ = [
+    "CheckpointConfig",
+    "Checkpoints",
+    "Lease",
+    "LoadedCheckpoint",
+    "StoredParam",
+    "load_params",
+    "open_params",
+]

@@ -1,9 +1,9 @@
 """Finding, verifying and reading steps. Nothing here writes."""
 
+import dataclasses
 import logging
-import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -33,6 +33,36 @@ class LoadedCheckpoint(NamedTuple):
     """Its arrays."""
     extra: dict[str, Any]
     """The JSON that was saved with them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredParam:
+    """A parameter of a verified step, which is read on demand."""
+
+    folder: Place
+    """Folder of the step."""
+    part: str
+    """Part of the checkpoint that holds it."""
+    path: str
+    """Its path in that part."""
+    stored: jax.ShapeDtypeStruct
+    """Its shape and dtype in the files."""
+    dtype: np.dtype
+    """Dtype that it is cast to when it is read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        return self.stored.shape
+
+    def read(self) -> np.ndarray:
+        """Read the parameter; CheckpointError where that fails."""
+        try:
+            array = store.load_leaf(self.folder, self.part, self.path, self.stored)
+            _check_alike(self.path, self.part, array, self.stored)
+        except Exception as error:
+            raise CheckpointError(f"{self.folder}: {_cannot_be_loaded(error)}") from error
+        return array.astype(self.dtype, copy=False)
 
 
 def steps_folder(path: str | os.PathLike | BucketPath) -> Place:
@@ -80,22 +110,92 @@ def load_params(
     Raises:
         CheckpointError: There is no such step, or none can be trusted; lists each with its reason.
     """
+    part, count = _part_and_count(params)
+    folder, loaded = _newest_readable(
+        path,
+        step,
+        run,
+        starts,
+        lambda folder, manifest: _read_params(folder, manifest, part, verify),
+    )
+    tree = loaded.tree
+    if count > 1:
+        tree = _mean_with_earlier(folder, loaded.step, tree, count, verify, run, starts)
+    return loaded._replace(
+        tree=jax.tree.map(lambda leaf: leaf.astype(_cast(leaf.dtype, dtype), copy=False), tree)
+    )
+
+
+def open_params(
+    path: str | os.PathLike | BucketPath,
+    step: int | str | None = None,
+    *,
+    dtype: Any = None,
+    run: str | None = None,
+    starts: Sequence[str] = (),
+    params: str = trees.PARAMS,
+) -> LoadedCheckpoint:
+    """Verify a step by its hashes and return its parameters as StoredParams: none is read yet.
+
+    Args:
+        path: As load_params', as are the other arguments.
+        step: The step, "best", or None for the newest that verifies.
+        dtype: Dtype that floating-point leaves are cast to; None: as stored.
+        run: Id of the run that the step must be of; None: of any.
+        starts: Ids of the starts of that run; (): any.
+        params: "params" or "ema"; a mean is of parameters that are all read (load_params).
+
+    Returns:
+        The step, its parameters, and the JSON saved with them.
+
+    Raises:
+        CheckpointError: There is no such step, or none can be trusted; lists each with its reason.
+    """
+
+    def opened(folder: Place, manifest: Manifest) -> dict[str, Any]:
+        abstract = _verified_params(folder, manifest, params, "hash", in_full=False)
+        return trees_by_path.unflatten(
+            {
+                path: StoredParam(folder, params, path, leaf, _cast(leaf.dtype, dtype))
+                for path, leaf in abstract.items()
+            }
+        )
+
+    return _newest_readable(path, step, run, starts, opened)[1]
+
+
+def _newest_readable(
+    path: str | os.PathLike | BucketPath,
+    step: int | str | None,
+    run: str | None,
+    starts: Sequence[str],
+    read: Callable[[Place, Manifest], Any],
+) -> tuple[Place, LoadedCheckpoint]:
+    """Return the folder of steps, and what `read` makes of the first candidate that is not damaged.
+
+    Args:
+        path: As load_params'.
+        step: As load_params'.
+        run: As load_params'.
+        starts: As load_params'.
+        read: Makes the tree of the folder and the manifest of a step; raises Damaged.
+
+    Returns:
+        (folder of steps, the step with that tree). Raises CheckpointError where none is left.
+    """
     folder = steps_folder(path)
     if step is None and steps.is_complete(places.parse(path)):
         step = _number(places.parse(path))
-    part, count = _part_and_count(params)
     reasons = {}
     for number in candidates(folder, resolve_step(folder, step)):
         try:
             manifest = manifests.read(folder / str(number), run, starts)
-            tree = _read_params(folder / str(number), manifest, part, verify)
+            tree = read(folder / str(number), manifest)
         except Damaged as error:
             log.warning("checkpoint at step %d skipped: %s", number, error)
             reasons[number] = str(error)
             continue
-        if count > 1:
-            tree = _mean_with_earlier(folder, number, tree, count, verify, run, starts)
-        return LoadedCheckpoint(number, jax.tree.map(lambda leaf: _cast(leaf, dtype), tree), manifest.extra)
+        return folder, LoadedCheckpoint(number, tree, manifest.extra)
     raise nothing_left(folder, reasons)
 
 
@@ -224,7 +324,21 @@ def load(folder: Place, manifest: Manifest, abstract: Any, optional: Sequence[st
     return tree
 
 
-def _read_params(folder: Place, manifest: Manifest, part: str, verify: Verify) -> dict[str, Any]:
+def _verified_params(
+    folder: Place, manifest: Manifest, part: str, verify: Verify, in_full: bool = True
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Verify the files of parameters, and that the machine has memory for them.
+
+    Args:
+        folder: Folder of the step.
+        manifest: Its manifest.
+        part: "params" or "ema".
+        verify: As load_params'.
+        in_full: Whether all are in memory at a time; False: one after the other.
+
+    Returns:
+        {path: shape and dtype}. Raises Damaged where a file differs.
+    """
     leaves = {path: leaf for path, leaf in manifest.leaves.items() if trees.part_of(path) == part}
     if not leaves and part == trees.EMA:
         raise CheckpointError(
@@ -232,38 +346,51 @@ def _read_params(folder: Place, manifest: Manifest, part: str, verify: Verify) -
         )
     if not leaves:
         raise CheckpointError(f"{folder} holds no parameters")
-    _refuse_too_large(folder, leaves)
     # Files at the top belong to all parts (Orbax's metadata); those of the optimizer are not read, so not
     # hashed.
     paths = [path for path in manifest.files if path.startswith(f"{part}/") or "/" not in path]
+    try:
+        abstract = {
+            path.removeprefix(trees.prefix_of(part)): jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(leaf.dtype))
+            for path, leaf in leaves.items()
+        }
+    except TypeError as error:
+        raise Damaged(f"{steps.MANIFEST} names an unknown dtype: {error}") from error
+    sizes = [trees_by_path.array_bytes(leaf.shape, leaf.dtype) for leaf in abstract.values()]
+    _refuse_too_large(folder, sum(sizes) if in_full else max(sizes))
     manifests.verify(folder, manifest, verify, paths)
-    abstract = {
-        path.removeprefix(trees.prefix_of(part)): jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(leaf.dtype))
-        for path, leaf in leaves.items()
-    }
+    return abstract
+
+
+def _read_params(folder: Place, manifest: Manifest, part: str, verify: Verify) -> dict[str, Any]:
+    abstract = _verified_params(folder, manifest, part, verify)
     try:
         nested = store.load(folder, {part: trees_by_path.unflatten(abstract)})[part]
     except Exception as error:
-        raise Damaged(f"cannot be loaded: {type(error).__name__}: {str(error).splitlines()[0]}") from error
-    # Orbax reads shape and dtype from its own metadata, which the manifest must agree with.
+        raise Damaged(_cannot_be_loaded(error)) from error
     for path, leaf in trees_by_path.flatten(nested).items():
-        if leaf.shape != abstract[path].shape or leaf.dtype != abstract[path].dtype:
-            raise Damaged(f"{part}/{path} is {leaf.dtype}{leaf.shape}, the manifest says {abstract[path]}")
+        _check_alike(path, part, leaf, abstract[path])
     return nested
 
 
-def _cast(leaf: np.ndarray, dtype: Any) -> np.ndarray:
-    if dtype is None or not jnp.issubdtype(leaf.dtype, jnp.floating):
-        return leaf
-    return leaf.astype(jnp.dtype(dtype), copy=False)
+def _cannot_be_loaded(error: Exception) -> str:
+    return f"cannot be loaded: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
-def _refuse_too_large(folder: Place, leaves: dict[str, manifests.LeafInfo]) -> None:
+def _check_alike(path: str, part: str, leaf: np.ndarray, wanted: jax.ShapeDtypeStruct) -> None:
+    """Raise Damaged where Orbax, which reads shape and dtype from its own metadata, disagrees with the manifest."""
+    if leaf.shape != wanted.shape or leaf.dtype != wanted.dtype:
+        raise Damaged(f"{part}/{path} is {leaf.dtype}{leaf.shape}, the manifest says {wanted}")
+
+
+def _cast(stored: np.dtype, dtype: Any) -> np.dtype:
+    """Return the dtype of a leaf, "stored" in the files, where floating-point ones are cast to `dtype`."""
+    is_kept = dtype is None or not jnp.issubdtype(stored, jnp.floating)
+    return stored if is_kept else jnp.dtype(dtype)
+
+
+def _refuse_too_large(folder: Place, needed: int) -> None:
     """Refuse parameters larger than this machine's memory, for a manifest may claim any size."""
-    try:
-        needed = sum(math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in leaves.values())
-    except TypeError as error:
-        raise Damaged(f"{steps.MANIFEST} names an unknown dtype: {error}") from error
     memory = machine_bytes()
     if needed > memory:
         raise CheckpointError(f"the parameters in {folder} need {needed} bytes, this machine has {memory}")

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from tlx.base import tree as trees
 from tlx.base.errors import ConfigError
 from tlx.base.object_store import set_up_fsspec
 from tlx.base.place import BucketPath, Place
@@ -25,7 +26,7 @@ class _Repeats(logging.Filter):
 
 
 @contextlib.contextmanager
-def _context():
+def _context(partial_load: bool = False):
     """Set Orbax up to commit by a marker file, and without compression (8% smaller, but half the speed)."""
     # Once per process: filters of a logger add up.
     absl = logging.getLogger("absl")
@@ -34,6 +35,7 @@ def _context():
     context = ocp.Context()
     context.atomicity.mode = ocp.options.AtomicityMode.COMMIT_FILE
     context.array.saving.use_compression = False
+    context.pytree.loading.partial_load = partial_load
     with context:
         yield
 
@@ -51,6 +53,24 @@ def load(folder: Place, parts: dict[str, Any]) -> dict[str, Any]:
     """Load the named parts, each leaf with the sharding of its abstract leaf, or as numpy without one."""
     with _context():
         return ocp.load_checkpointables(_orbax_path(folder), jax.tree.map(_abstract, parts))
+
+
+def load_leaf(folder: Place, part: str, path: str, like: Any) -> np.ndarray:
+    """Load one leaf of a part as numpy; no other one is read.
+
+    Args:
+        folder: Folder of the step.
+        part: Name of the part.
+        path: Path of the leaf in it.
+        like: Anything with its shape and dtype.
+
+    Returns:
+        The array.
+    """
+    wanted = {part: trees.unflatten({path: _abstract(like)})}
+    with _context(partial_load=True):
+        parts = ocp.load_checkpointables(_orbax_path(folder), wanted)
+    return trees.flatten(parts[part])[path]
 
 
 def check_scheme(place: Place) -> None:

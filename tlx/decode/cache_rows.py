@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tlx.nn.cache import ConvolutionCache, KVCache
+from tlx.nn.cache import KVCache
 
 
 def repeat(cache: KVCache, times: int) -> KVCache:
@@ -28,9 +28,7 @@ def _rows(cache: KVCache, change: Callable[[jax.Array, int], jax.Array], cross: 
     """Apply `change(array, row axis)` to every array, to those of the encoder only if `cross`."""
     changed: dict[str, Any] = {name: change(getattr(cache, name), 1) for name in ("key", "value")}
     changed["segments"] = change(cache.segments, 0)
-    if cache.convolution is not None:
-        parts = (change(array, 1) for array in cache.convolution)
-        changed["convolution"] = ConvolutionCache(*parts)
+    changed["states"] = jax.tree.map(lambda array: change(array, 1), cache.states)
     if cross and cache.cross_key is not None:
         changed |= {name: change(getattr(cache, name), 1) for name in ("cross_key", "cross_value")}
         # The three arrays of the encoder are set together.

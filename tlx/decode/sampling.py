@@ -35,11 +35,11 @@ class Sampling:
                 f"temperature = {shown(self.temperature)} must be 0 (greedy) or from {_SMALLEST} to {_LARGEST}"
             )
         if self.top_k < 0 or self.top_k != int(self.top_k):
-            raise ConfigError(f"top_k = {self.top_k!r} must be a whole number of tokens, or 0 for all")
+            raise ConfigError(f"top_k = {shown(self.top_k)} must be a whole number of tokens, or 0 for all")
         if not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p = {self.top_p!r} must be in (0, 1]")
+            raise ConfigError(f"top_p = {shown(self.top_p)} must be in (0, 1]")
         if not 0 <= self.min_p <= 1:
-            raise ConfigError(f"min_p = {self.min_p!r} must be in [0, 1]")
+            raise ConfigError(f"min_p = {shown(self.min_p)} must be in [0, 1]")
         if not _SMALLEST <= self.repetition_penalty <= _LARGEST:
             raise ConfigError(
                 f"repetition_penalty = {shown(self.repetition_penalty)} must be from {_SMALLEST} to {_LARGEST}; "

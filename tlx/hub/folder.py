@@ -262,7 +262,7 @@ def family_of(config: ModelConfig, params: Mapping[str, Any], task_head: TaskHea
         ConfigError: If none can; it has the reason of each.
     """
     flat = tree.flatten(params)
-    reasons = []
+    reasons = {}
     required: dict[str, Mapping[str, Any]] = {}
     for name in TABLE:
         family: Family = TABLE.load(name)
@@ -272,7 +272,7 @@ def family_of(config: ModelConfig, params: Mapping[str, Any], task_head: TaskHea
             architecture.written_values(family, config)
             _, rows = architecture.written_rows(family, config, flat, task_head)
         except ConfigError as error:
-            reasons.append(f"  {name}: {error}")
+            reasons[name] = str(error)
             if isinstance(error, config_file.NotRepresentable):
                 required[name] = error.required
             continue
@@ -289,21 +289,27 @@ def family_of(config: ModelConfig, params: Mapping[str, Any], task_head: TaskHea
             reason = _missing_params(family, rows, flat)
         if not reason:
             return name
-        reasons.append(f"  {name}: {reason}")
-    lines = "\n".join(reasons)
-    raise ConfigError(f"no Hugging Face class computes what this model does:\n{lines}{_advice(required)}")
+        reasons[name] = reason
+    raise ConfigError(f"no Hugging Face class computes what this model does.{_advice(reasons, required)}")
 
 
-def _advice(required: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the values with which a model would have been of the nearest family; empty where none is near.
+def _advice(reasons: Mapping[str, str], required: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the nearest family with what to change, where one is near, and why it is none of the others.
 
-    `required` maps a family to the values that it needs, by dotted key of the run's config.
+    Args:
+        reasons: {family: why its files cannot hold the model}.
+        required: {family: the values that it needs, by dotted key of the run's config}.
+
+    Returns:
+        The lines, of which the nearest family's is the first.
     """
-    if not required:
-        return ""
-    name = min(required, key=lambda family: len(required[family]))
-    flags = " ".join(f"--config.{key}={value}" for key, value in required[name].items())
-    return f"\nThe nearest is {name}. To export, train a run with: {flags}"
+    nearest = min(required, key=lambda family: len(required[family])) if required else None
+    lines = []
+    if nearest is not None:
+        flags = " ".join(f"--config.{key}={value}" for key, value in required[nearest].items())
+        lines.append(f" The nearest is {nearest}: {reasons[nearest]}. To export, train a run with: {flags}")
+    lines += [f"  {family}: {reason}" for family, reason in reasons.items() if family != nearest]
+    return "\n".join(lines) if nearest is not None else "\n".join(["", *lines])
 
 
 def tied_as_stored(family: Family, config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> ModelConfig:

@@ -39,7 +39,9 @@ def to_devices(
     Returns:
         Nested dicts of arrays, with a StoredMatrix for each quantised one.
     """
-    leaves = tqdm.tqdm(params.items(), "reading", unit="parameter", disable=not progress, leave=False)
+    # The largest first: two copies of a checkpoint's are there while it is read, and then little else is.
+    ordered = sorted(params.items(), key=lambda item: -math.prod(item[1].shape))
+    leaves = tqdm.tqdm(ordered, "reading", unit="parameter", disable=not progress, leave=False)
     arrays = {}
     for path, leaf in leaves:
         sharding = None if shardings is None else shardings[path]

@@ -325,8 +325,9 @@ class Transformer(nn.Module):
             The cache.
         """
         block = self.cfg.block("decoder")
+        num_attending = len(block.layers_with("attention"))
         cache = caches.empty(
-            block.num_layers * block.num_attentions,
+            num_attending * block.num_attentions,
             batch_size,
             length,
             block.num_kv_heads,
@@ -334,7 +335,10 @@ class Transformer(nn.Module):
             jnp.dtype(block.dtype),
         )
         if block.block_layout == "evolved":
-            cache = cache._replace(convolution=empty_convolution(block, batch_size))
+            cache = cache._replace(states=empty_convolution(block, batch_size))
+        if "state_space" in block.mixers:
+            num_recurrent = len(block.layers_with("state_space"))
+            cache = cache._replace(states=caches.empty_states(block, num_recurrent, batch_size))
         if encoded_BSD is None:
             return cache
         # Once for a whole generation: each step reads them from the cache.

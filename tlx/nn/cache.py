@@ -1,13 +1,31 @@
-"""Key/value caches for decoding: plain arrays that travel in the carry of the loop over layers.
+"""Caches for decoding, of keys and values, and of states: plain arrays in the carry of the loop over layers.
 
-Shapes: W positions that a convolution keeps, I its channels.
+Shapes: U size of a state, W tokens before the next one that a convolution reads, I a convolution's channels.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from tlx.nn.config import BlockConfig
+
+
+class StateSpaceCache(NamedTuple):
+    """States of all layers with a state space (nn/state_space.py) after the tokens so far, or of one of them."""
+
+    state: jax.Array
+    """float32[L, B, N, H, U]; of one layer without L, as below."""
+
+    x: jax.Array
+    """[L, B, W, N, H]: what the convolutions read of the tokens before, 0 for those of earlier segments."""
+
+    b: jax.Array
+    """[L, B, W, G, U]."""
+
+    c: jax.Array
+    """[L, B, W, G, U]."""
 
 
 class ConvolutionCache(NamedTuple):
@@ -21,10 +39,11 @@ class ConvolutionCache(NamedTuple):
 
 
 class KVCache(NamedTuple):
-    """Keys and values of all layers of a decoder for the tokens so far."""
+    """Keys and values of a decoder's layers with attention, and states of its others, for the tokens so far."""
 
     key: jax.Array
-    """[L, B, S, G, H], S the capacity; of layers with two self-attentions [2 L, ...], those of a layer together."""
+    """[L, B, S, G, H], S the capacity, L the layers with attention; of layers with two self-attentions [2 L, ...],
+    those of a layer together."""
 
     value: jax.Array
     """[L, B, S, G, H]."""
@@ -44,8 +63,8 @@ class KVCache(NamedTuple):
     cross_segments: jax.Array | None = None
     """int[B, S']: segments of the encoder's tokens."""
 
-    convolution: ConvolutionCache | None = None
-    """Last inputs of the layers' convolutions; None: they have none."""
+    states: StateSpaceCache | ConvolutionCache | None = None
+    """What the layers keep besides keys and values; None: they keep nothing."""
 
 
 class LayerCache(NamedTuple):
@@ -62,13 +81,41 @@ class LayerCache(NamedTuple):
     """[L, B, S, G, H]."""
 
     layer: jax.Array
-    """int[]: index of the layer."""
+    """int[]: index of the layer among those with the same mixer."""
 
     start: jax.Array
     """int[]: entry of S where the next keys and values are written."""
 
-    convolution: ConvolutionCache | None = None
-    """Of all layers; None: they have no convolutions."""
+    states: StateSpaceCache | ConvolutionCache | None = None
+    """States of all layers that have them."""
+
+    last_segment_B: jax.Array | None = None
+    """int[B]: segment of the token before, -1 where there is none; None without states."""
+
+
+def empty_states(block: BlockConfig, num_layers: int, batch: int) -> StateSpaceCache:
+    """Create the states before the first token.
+
+    Args:
+        block: the layers.
+        num_layers: those with a state space.
+        batch: rows B.
+
+    Returns:
+        The states.
+    """
+    part = block.state_space
+    dtype = jnp.dtype(block.dtype)
+    heads = (block.state_heads, part.head_dim)
+    window = (num_layers, batch, part.conv_size - 1)
+    groups = (*window, part.num_groups, part.state_dim)
+    return StateSpaceCache(
+        # Float32 in any computation: a state is a sum over all tokens of a document.
+        state=jnp.zeros((num_layers, batch, *heads, part.state_dim), jnp.float32),
+        x=jnp.zeros((*window, *heads), dtype),
+        b=jnp.zeros(groups, dtype),
+        c=jnp.zeros(groups, dtype),
+    )
 
 
 def empty(
@@ -157,27 +204,15 @@ def write(
     return cache._replace(key=key, value=value), layer_key, layer_value
 
 
-def read_convolution(cache: LayerCache) -> tuple[jax.Array, jax.Array]:
-    """Return a layer's last inputs [B, W, D] and hidden activations [B, W, I] of its convolutions."""
-    assert cache.convolution is not None
-    inputs, hidden = (jax.lax.dynamic_index_in_dim(x, cache.layer, keepdims=False) for x in cache.convolution)
-    return inputs, hidden
+def read_states(cache: LayerCache) -> Any:
+    """Return the states of the layer, as one entry of the layers' in `cache.states`."""
+    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, cache.layer, keepdims=False), cache.states)
 
 
-def write_convolution(cache: LayerCache, inputs_BWD: jax.Array, hidden_BWI: jax.Array) -> LayerCache:
-    """Store a layer's last inputs and hidden activations of its convolutions.
+def write_states(cache: LayerCache, states: StateSpaceCache | ConvolutionCache) -> LayerCache:
+    """Store the states of the layer in place of those before."""
 
-    Args:
-        cache: the layer's view.
-        inputs_BWD: the inputs.
-        hidden_BWI: the hidden activations.
+    def written(of_all: jax.Array, of_one: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_index_in_dim(of_all, of_one.astype(of_all.dtype), cache.layer, 0)
 
-    Returns:
-        The updated view.
-    """
-    assert cache.convolution is not None
-    written = [
-        jax.lax.dynamic_update_index_in_dim(x, new.astype(x.dtype), cache.layer, axis=0)
-        for x, new in zip(cache.convolution, (inputs_BWD, hidden_BWI), strict=True)
-    ]
-    return cache._replace(convolution=ConvolutionCache(*written))
+    return cache._replace(states=jax.tree.map(written, cache.states, states))

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from tlx.nn.attention import Attention
 from tlx.nn.block import RESIDUAL_DIMS, BlockInputs, BlockOutputs
-from tlx.nn.cache import ConvolutionCache, LayerCache, read_convolution, write_convolution
+from tlx.nn.cache import ConvolutionCache, LayerCache, read_states, write_states
 from tlx.nn.config import BlockConfig
 from tlx.nn.dropout import FEEDFORWARD_HIDDEN, dropout, fold
 from tlx.nn.feedforward import FeedForward
@@ -199,7 +199,7 @@ class EvolvedDecoderBlock(nn.Module):
         """The two separable convolutions beside each other, and that of their sum."""
         cfg = self.cfg
         first, second = DECODER_KERNELS
-        inputs_before, hidden_before = (None, None) if cache is None else read_convolution(cache)
+        inputs_before, hidden_before = (None, None) if cache is None else read_states(cache)
         # The narrower convolution reads the end of the same span.
         span = causal(x_BTD, inputs.mask, inputs_before, first)
         wide = jax.nn.relu(self.branch_wide(span))
@@ -211,7 +211,7 @@ class EvolvedDecoderBlock(nn.Module):
         hidden_span = causal(hidden, inputs.mask, hidden_before, second)
         if cache is not None:
             # Of the span and not of x: fewer tokens may be new than the kernels reach back.
-            cache = write_convolution(cache, last(span, first), last(hidden_span, second))
+            cache = write_states(cache, ConvolutionCache(last(span, first), last(hidden_span, second)))
         return self.joined_separable(hidden_span), cache
 
 

@@ -146,6 +146,7 @@ def parse_config(config: ConfigDict | Mapping[str, Any], allow: Allowed = ()) ->
         raise ConfigError(
             f"config.objective.name = {name!r} is a {type(parts).__name__}, not an objective or a task"
         )
+    _refuse_changed_name(str(name), parts, values["objective"])
     objective = from_dict(parts.config_class, values["objective"], "config.objective", allow)
     values["objective"] = with_frozen_models(objective)
     if values.get("distill"):
@@ -153,6 +154,21 @@ def parse_config(config: ConfigDict | Mapping[str, Any], allow: Allowed = ()) ->
         values["distill"] = with_frozen_models(distill)
     values["model"] = without_nones(values.get("model") or {})
     return from_dict(RunConfig, values, allow=allow)
+
+
+def _refuse_changed_name(name: str, parts: Objective, values: Mapping[str, Any]) -> None:
+    """Raise ConfigError where the keys are exactly those of another objective: the name alone was changed."""
+    own = {field.name for field in dataclasses.fields(parts.config_class)}
+    if values.keys() <= own:
+        return
+    for other in OBJECTIVES_AND_TASKS:
+        fields = dataclasses.fields(OBJECTIVES_AND_TASKS.load(other, allow=None).config_class)
+        if values.keys() == {field.name for field in fields}:
+            start = "finetune_config" if name in TASKS else "base_config"
+            raise ConfigError(
+                f"config.objective.name = {name!r}: the other keys of config.objective are those of {other!r}, and a "
+                f"name does not change them; start from a config of {name!r}, as tlx.run.{start}({name!r}) returns"
+            )
 
 
 def get_objective(config: RunConfig) -> Objective:

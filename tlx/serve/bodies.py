@@ -94,7 +94,7 @@ def _is_options(value: Any) -> bool:
     )
 
 
-_COUNT = _Value(lambda value: _is_int(value) and value >= 1, "a whole number, at least 1")
+_COUNT = _Value(lambda value: _is_int(value) and 1 <= value < 2**31, "a whole number from 1 to 2**31 - 1")
 _BOTH = {
     "model": _Value(lambda value: isinstance(value, str), "the name of the model"),
     "temperature": _Value(_is_number, "a number, at least 0", 1.0),

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from tlx.api.loaded_model import LoadedModel
 from tlx.api.reply import reply_length, reply_request, template_of
-from tlx.base.errors import ConfigError
+from tlx.base.errors import ConfigError, shown
 from tlx.decode.pieces import TextPieces
 from tlx.decode.prefixes import PrefixStore
 from tlx.decode.rows import RowDecoder, RowRequest
@@ -126,7 +126,7 @@ def _row_of_ids(lm: LoadedModel, ids: Sequence[int], max_tokens: int, options: O
     size = lm.tokenizer.vocab.size
     wrong = next((index for index in ids if not 0 <= index < size), None)
     if wrong is not None:
-        raise ConfigError(f"prompt: the token id {wrong} must be from 0 to {size - 1}")
+        raise ConfigError(f"prompt: the token id {shown(wrong)} must be from 0 to {size - 1}")
     if lm.kind == "encoder_decoder":
         raise ConfigError("prompt: an encoder-decoder's is a text, not token ids")
     return RowRequest(list(ids), max_tokens, options.sampling, rules=lm.generation_rules)
