@@ -245,7 +245,7 @@ class TransformerStack(nn.Module):
         num_kinds = cfg.num_layers if cfg.quantization.layer_bits else 1
         layers = [make_layer(cfg.layer(kind)) for kind in range(num_kinds)] * (cfg.num_layers // num_kinds)
         _, key_value = run_layers(
-            layers, cfg, self._blocks(), (), share=self._has_one_layer, period=num_kinds
+            layers, cfg, self._blocks(), (), share=self._has_one_layer, repeats=Pattern(num_kinds)
         )
         return key_value
 
