@@ -48,7 +48,9 @@ def parse(text: str | os.PathLike | BucketPath) -> Place:
 def as_named(text: str | os.PathLike | BucketPath) -> Place:
     """Return the place that a text names as `parse` does, but the path of a folder as it was written."""
     place = parse(text)
-    return place if isinstance(place, BucketPath) or "://" in str(text) else pathlib.Path(os.fspath(text))
+    if isinstance(text, BucketPath) or isinstance(place, BucketPath) or "://" in str(text):
+        return place
+    return pathlib.Path(os.fspath(text))
 
 
 def _named_place(text: str | os.PathLike) -> Place:

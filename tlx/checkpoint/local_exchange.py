@@ -37,11 +37,9 @@ class ShardServer:
 
     def __init__(self, address: str, folder: pathlib.Path, token: str):
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        kind = type("_Server", (http.server.ThreadingHTTPServer,), {"address_family": family})
+        given = {"address_family": family, "daemon_threads": True, "folder": folder, "token": token}
+        kind: Any = type("_Server", (http.server.ThreadingHTTPServer,), given)
         self._server = kind((address, 0), _Handler)
-        self._server.daemon_threads = True
-        self._server.folder = folder
-        self._server.token = token
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), name="local-copies-server", daemon=True
         )

@@ -126,7 +126,7 @@ def write(
         shards: Slices in the order of `pieces_of`.
         extra: JSON that is stored with them.
     """
-    bodies = [np.ascontiguousarray(shard).reshape(-1).view(np.uint8) for shard in shards]
+    bodies = [np.ascontiguousarray(shard).reshape(-1).view(np.uint8).data for shard in shards]
     checksums = [zlib.crc32(body) for body in bodies]
     content = {"format": 1, "name": f"{saved.name}/{path.name}", "crc32": checksums, "extra": dict(extra)}
     header = json.dumps({"sha256": files.sha256_json(content), **content}).encode()
@@ -159,8 +159,8 @@ def read(path: pathlib.Path, pieces: Sequence[Piece]) -> tuple[list[np.ndarray],
             header = _read_header(handle, path)
             for piece, checksum in zip(pieces, header["crc32"], strict=True):
                 shard = np.empty(piece.sizes, jnp.dtype(piece.dtype))
-                body = shard.reshape(-1).view(np.uint8)
-                if handle.readinto(body) != body.size or zlib.crc32(body) != checksum:
+                body = shard.reshape(-1).view(np.uint8).data
+                if handle.readinto(body) != body.nbytes or zlib.crc32(body) != checksum:
                     raise Damaged(f"{piece.path} is not what was saved (crc32 differs)")
                 shards.append(shard)
             if handle.read(1):

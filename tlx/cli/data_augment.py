@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+from typing import Any
 
 from tlx.base.errors import ConfigError
 from tlx.base.files import atomic_open
@@ -51,7 +52,7 @@ def augment(options: argparse.Namespace) -> None:
     )
     settings.validate()
     config = parse_config(options.config, allow=None)
-    task = get_objective(config)
+    task: Any = get_objective(config)
     columns = [name for name, _ in task.text_columns(config.objective) if name]
     if not columns:
         raise ConfigError(f"{config.objective.name} has no columns of text to change")

@@ -67,12 +67,12 @@ def causal(x_BTI: jax.Array, mask: Mask, before_BWI: jax.Array | None, size: int
     assert mask.query_segments is not None and mask.key_segments is not None
     width = size - 1
     batch, length, channels = x_BTI.shape
-    if before_BWI is None:
-        before_BWI = jnp.zeros((batch, width, channels), x_BTI.dtype)
+    nothing = jnp.zeros((batch, width, channels), x_BTI.dtype)
+    before_BWI = nothing if before_BWI is None else before_BWI.astype(x_BTI.dtype)
     # The entry of a cache before the first token is no token's, as are positions before a row.
     keys = jnp.pad(mask.key_segments, ((0, 0), (width, 0)), constant_values=_NO_SEGMENT)
     segments_BU = jax.lax.dynamic_slice_in_dim(keys, mask.query_start, width + length, axis=1)
-    x_BUI = jnp.concatenate([before_BWI.astype(x_BTI.dtype), x_BTI], axis=1)
+    x_BUI = jnp.concatenate([before_BWI, x_BTI], axis=1)
     return Span(x_BUI, segments_BU, mask.query_segments)
 
 

@@ -270,10 +270,9 @@ def _padded(inputs: Recurrence, missing: int) -> Recurrence:
     """Add tokens that change no state."""
     if not missing:
         return inputs
-    arrays = [jnp.pad(x, ((0, 0), (0, missing), *[(0, 0)] * (x.ndim - 2))) for x in inputs[:-1]]
+    padded = Recurrence(*(jnp.pad(x, ((0, 0), (0, missing), *[(0, 0)] * (x.ndim - 2))) for x in inputs))
     # Of the last segment, so that its state goes through them.
-    runs_BT = jnp.pad(inputs.runs_BT, ((0, 0), (0, missing)), mode="edge")
-    return Recurrence(*arrays, runs_BT)
+    return padded._replace(runs_BT=jnp.pad(inputs.runs_BT, ((0, 0), (0, missing)), mode="edge"))
 
 
 def _segment_sums(x: jax.Array) -> jax.Array:

@@ -320,7 +320,8 @@ def _solve_exponential(weights: np.ndarray, losses: np.ndarray, start: np.ndarra
     if start is None:
         for share in (0.3, 0.7, 0.95):
             floor = share * losses.min()
-            starts.append([floor, *np.linalg.lstsq(weights, np.log(losses - floor), rcond=None)[0]])
+            slopes = np.linalg.lstsq(weights, np.log(losses - floor), rcond=None)[0]
+            starts.append(np.array([floor, *slopes]))
     solutions = [
         least_squares(
             lambda theta: _values("exponential", theta, weights) / losses - 1,

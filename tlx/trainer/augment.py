@@ -189,7 +189,7 @@ class Augmenter:
         """bool [V]: whether an id is a word by itself."""
         tokenizer = self._lm.tokenizer
         is_word = np.array(tokenizer.starts_word) & ~np.asarray(tokenizer.vocab.special)
-        for index in np.flatnonzero(is_word):
+        for index in np.flatnonzero(is_word).tolist():
             is_word[index] = _WORD.fullmatch(self._piece_word(index)) is not None
         return is_word
 
@@ -206,7 +206,7 @@ class Augmenter:
     def _vectors(self) -> WordVectors:
         if self._settings.vectors:
             return read_vectors(self._settings.vectors)
-        ids = np.flatnonzero(self._is_word)
+        ids = np.flatnonzero(self._is_word).tolist()
         return WordVectors(tuple(map(self._piece_word, ids)), self._table[ids])
 
     @functools.cached_property

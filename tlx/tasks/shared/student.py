@@ -189,7 +189,8 @@ def make_student(
         raise ConfigError(
             f"objective.lm_loss_weight = {objective.lm_loss_weight} must be 0 with a distill.teacher"
         )
-    return student_class(task.module)(objective, model, loss, distill=distill, task=task)
+    module: Any = task.module
+    return student_class(module)(objective, model, loss, distill=distill, task=task)
 
 
 def check_rows(
