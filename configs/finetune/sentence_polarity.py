@@ -20,7 +20,7 @@ run without:
     tlx finetune --config=configs/finetune/sentence_polarity.py --from=MINILM --workdir=runs/full ...
     tlx evaluate runs/full --curvature --split=train --bits=2,4
     tlx finetune --config=configs/finetune/sentence_polarity.py:qbert --from=runs/full --workdir=runs/mixed ... \
-        --config.model.quantization.layer_bits="(4, 2, 2, 4, 4, 2)"
+        --config.model.quantization.layer_bits="(4, 4, 4, 2, 2, 2)"
 """
 
 from ml_collections import ConfigDict

@@ -4,11 +4,14 @@
     tlx chat runs/chat --system='Answer in one sentence.' --temperature=0
     tlx chat DIR                                    an imported model that came with a chat template
     tlx chat DIR --template=chatml                  one that was tuned with this template, but came without
+    tlx chat MINILM --retrieve=ChatbotData.csv --columns=Q,A        stored answers, found by embeddings
 
 RUN is a run directory or one of its checkpoints, tuned with the task chat (configs/finetune/chat.py), or an imported
 model whose files hold a chat template (chat_template.jinja, or chat_template in tokenizer_config.json). A line
 is a message; /new starts another conversation, /exit or the end of the input (Ctrl-D) ends. When the
 conversation is longer than the model's context, the oldest messages are left out, and a line says so.
+
+With --retrieve any model that embeds texts answers with the stored answer whose message is nearest to the last one.
 """
 
 import argparse
@@ -39,9 +42,35 @@ def main(argv: list[str]) -> int:
         params=options.params,
         weights=options.weights,
     )
+    if options.retrieve:
+        _retrieve(model, options)
+        return 0
     template_of(model, options.template)  # an error before the first message
     _converse(model, options)
     return 0
+
+
+def _retrieve(model: "LoadedModel", options: argparse.Namespace) -> None:
+    """Answer messages from the standard input with stored answers."""
+    from tlx.api.retrieval import AnswerIndex
+    from tlx.data.readers import read_files
+    from tlx.data.readers.record import RecordFiles
+
+    columns = options.columns.split(",")
+    if len(columns) != 2 or not all(columns):
+        raise ConfigError(f"--columns = {options.columns!r} must name two columns, such as Q,A")
+    records = read_files([options.retrieve], RecordFiles(), "--retrieve")
+    texts = [[record.text(column, "--columns") for column in columns] for record in records]
+    index = AnswerIndex(model, [message for message, _ in texts], [answer for _, answer in texts])
+    at_terminal = sys.stdin.isatty()
+    if at_terminal:
+        print(f"{len(texts):,} answers of {options.retrieve}; /exit ends", file=sys.stderr)
+    while True:
+        line = _read(at_terminal)
+        if line is None or line == "/exit":
+            return
+        if line:
+            print(index.find(line)[0].answer, flush=True)
 
 
 def _converse(model: "LoadedModel", options: argparse.Namespace) -> None:
@@ -107,6 +136,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = flags.parser("chat", __doc__)
     flags.add_run(parser)
     flags.add_weights(parser)
+    parser.add_argument(
+        "--retrieve", metavar="GLOB", help="records with messages and answers, which are looked up"
+    )
+    parser.add_argument(
+        "--columns", default="message,answer", metavar="M,A", help="their columns (message,answer)"
+    )
     parser.add_argument("--system", default="", metavar="TEXT", help="system message of every conversation")
     parser.add_argument(
         "--template",

@@ -1,0 +1,50 @@
+"""Answers of the nearest stored message, and the command."""
+
+import io
+
+import numpy as np
+import pytest
+
+from tests.run_directory import write_run
+from tlx import cli
+from tlx.api.retrieval import AnswerIndex
+from tlx.base.errors import ConfigError
+
+
+class Counts:
+    """Vectors that count letters, of a length that says nothing."""
+
+    def __init__(self):
+        self.sizes = []
+
+    def embed(self, texts):
+        rows = [texts] if isinstance(texts, str) else texts
+        self.sizes.append(len(rows))
+        vectors = np.array([[3.0 * text.count(c) for c in "abc"] for text in rows])
+        return vectors[0] if isinstance(texts, str) else vectors
+
+
+def test_the_nearest_message_is_answered():
+    messages = ["a" * (i + 1) + "b" for i in range(40)] + ["b", "cab"]
+    lm = Counts()
+    index = AnswerIndex(lm, messages, [f"to {message}" for message in messages])
+    assert lm.sizes == [32, 10]
+    found = index.find("aabb", top=3)
+    assert [one.message for one in found] == ["ab", "aab", "aaab"] and found[0].answer == "to ab"
+    assert found[0].similarity == pytest.approx(1) and found[1].similarity < 1
+    assert index.find("ccc")[0].message == "cab"
+    with pytest.raises(ConfigError, match="2 messages need as many answers"):
+        AnswerIndex(lm, ["a", "b"], ["c"])
+
+
+@pytest.mark.slow
+def test_a_conversation_with_stored_answers(tmp_path, monkeypatch, capsys):
+    run = write_run(tmp_path / "run", "mlm")
+    (tmp_path / "answers.csv").write_text("Q,A\nhello,Hi!\nbye,See you.\n")
+    words = ["chat", str(run), f"--retrieve={tmp_path / 'answers.csv'}"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("bye\n\nhello\n/exit\n"))
+    assert cli.main([*words, "--columns=Q,A"]) == 0
+    assert capsys.readouterr().out == "See you.\nHi!\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO("bye\n"))
+    assert cli.main(words) == 64
+    assert "--columns" in capsys.readouterr().err
