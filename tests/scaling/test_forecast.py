@@ -219,12 +219,44 @@ def test_downstream_by_sigmoid_and_in_one_step():
     runs = draw(grid(np.geomspace(1e18, 1e22, 6), 5), noise=0.001)
     runs["acc"] = 0.25 + 0.5 / (1 + np.exp(4 * (runs["loss"] - 2.3)))
     runs["err"] = 0.3 + 3 * runs["N"] ** -0.1 + 20 * runs["D"] ** -0.2
-    found = downstream(runs, "acc")
+    found = downstream(runs, "acc", boot=0)
     assert max(found["metric_error"]) < 0.01 and max(found["loss_error"]) < 0.01
     assert found["params"]["L0"] == pytest.approx(2.3, abs=0.05)
     assert max(downstream(runs, "err", steps=1)["metric_error"]) < 0.01
     with pytest.raises(DataError, match="needs the column 'accuracy'"):
         downstream(runs, "accuracy")
+
+
+@pytest.mark.slow
+def test_a_sigmoid_anchored_at_chance_extrapolates_from_small_models():
+    """Accuracies of small models are near chance: without the anchor they do not tell the curve's top."""
+    rng = np.random.default_rng(0)
+    runs = draw(grid(np.geomspace(1e18, 3e22, 7), 5), noise=0.001)
+    runs["acc"] = 0.25 + 0.75 / (1 + np.exp(5 * (runs["loss"] - 2.15))) + rng.normal(0, 0.008, 35)
+    held = runs["flops"] > 1e21
+    answer = downstream(runs, "acc", chance=0.25, best=1.0, items=3000, boot=60, held_out=held)
+    assert answer["params"]["floor"] == 0.25 and answer["params"]["L0"] == pytest.approx(2.15, abs=0.03)
+    free = downstream(runs, "acc", boot=0, held_out=held)
+    assert np.mean(answer["metric_error"]) < 0.7 * np.mean(free["metric_error"])
+    assert answer["covered"] >= 0.8 and all(low < high for low, high in answer["interval"])
+    both = downstream(runs, "acc", chance=0.25, best=1.0, steps=0, boot=0, held_out=held)
+    assert both["chosen"] == 2 and both["metric_error"] == both["both_errors"][2]
+    with pytest.raises(ConfigError, match="must be below best"):
+        downstream(runs, "acc", chance=0.5, best=0.4)
+
+
+@pytest.mark.slow
+def test_checkpoints_show_the_curve_and_are_held_out_with_their_runs():
+    """Five checkpoints a run: the loss law reads the last of each, the curve all, and no run is on both sides."""
+    base = grid(np.geomspace(1e18, 1e22, 5), 5)
+    runs = {name: np.repeat(column, 5) for name, column in base.items()}
+    runs["run"] = np.repeat(np.arange(25.0), 5)
+    runs["D"] = runs["D"] * np.tile([0.2, 0.4, 0.6, 0.8, 1.0], 25)
+    runs["flops"] = 6 * runs["N"] * runs["D"]
+    runs = draw(runs, noise=0.001)
+    runs["acc"] = 0.25 + 0.75 / (1 + np.exp(5 * (runs["loss"] - 2.3)))
+    answer = downstream(runs, "acc", chance=0.25, best=1.0, boot=0)
+    assert len(answer["measured"]) == 25 and max(answer["metric_error"]) < 0.02
 
 
 @pytest.mark.parametrize("noise", tiers([0.003, 0.01], slow=[0.003]))

@@ -89,6 +89,7 @@ def ladder():
     return config
 
 
+@pytest.mark.slow
 def test_a_swept_ladder_is_fitted_planned_and_predicted_by(ladder, tmp_path):
     """From the plan of a sweep to a plan and a prediction by the law that its ledger shows."""
     planned = plan(ladder.ladder, ladder.run, memory=False)

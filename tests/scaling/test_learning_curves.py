@@ -117,6 +117,6 @@ def test_intervals_of_curves(law, schedule):
     print(
         f"\n{law}, {schedule}: {interval(sum(hits), 40)}, width {np.median(widths):.2%}, rms error {error:.2%}"
     )
-    # A cosine alone hardly tells multi_power what a fast fall at the end does: its intervals are too narrow there,
-    # and configs/scaling/README.md says so.
+    # A cosine alone hardly tells multi_power what a fast fall at the end does: its intervals are too narrow there;
+    # configs/scaling/README.md says so, too.
     assert sum(hits) >= (30 if (law, schedule) == ("multi_power", "wsd") else 35)

@@ -110,6 +110,7 @@ def test_gadres_held_out_errors():
         fit_rows=range(5),
         law="overtrain",
         loss="l2:plain",
+        boot=0,
     )
     assert 100 * np.array(found["loss_error"]) == pytest.approx([0.7103, 0.7320], abs=2e-3)
     assert 100 * np.array(found["metric_error"]) == pytest.approx([3.6365, 0.0464], abs=2e-3)

@@ -103,13 +103,20 @@ def make_parser(verb: str) -> argparse.ArgumentParser:
     if verb == "compare":
         parser.add_argument("--with", dest="other", required=True, help="the other table of runs")
     if verb == "downstream":
-        parser.add_argument("--metric", required=True, help="column of the task's metric")
-        parser.add_argument("--form", default="sigmoid", help="sigmoid or exponential (default: sigmoid)")
-        steps = "2: loss from size, metric from loss; 1: metric from size (default: 2)"
-        parser.add_argument("--steps", type=int, default=2, help=steps)
+        _add_downstream_flags(parser)
     if verb == "hparams":
         _add_hparams_flags(parser)
     return parser
+
+
+def _add_downstream_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--metric", required=True, help="column of the task's metric")
+    parser.add_argument("--form", default="sigmoid", help="sigmoid or exponential (default: sigmoid)")
+    steps = "2: loss from size, metric from loss; 1: metric from size; 0: compare both (default: 2)"
+    parser.add_argument("--steps", type=int, default=2, help=steps)
+    parser.add_argument("--chance", type=float, help="metric of a guess, at which the sigmoid is anchored")
+    parser.add_argument("--best", type=float, help="metric that no model exceeds")
+    parser.add_argument("--items", type=int, default=0, help="items of the task, for its sampling noise")
 
 
 def _add_hparams_flags(parser: argparse.ArgumentParser) -> None:

@@ -347,6 +347,12 @@ def downstream(result: Mapping[str, Any]) -> str:
         if name in result:
             errors = ", ".join(f"{error:.2%}" for error in result[name])
             lines.append(f"{name.replace('_', ' ')}: {errors}")
+    for i, (low, high) in enumerate(result.get("interval", ())):
+        predicted = rounded(result["predicted"][i], (low, high))
+        lines.append(f"  predicted {predicted}, measured {result['measured'][i]:.4g}")
+    if "chosen" in result:
+        inner = ", ".join(f"{steps}: {error:.2%}" for steps, error in result["inner_errors"].items())
+        lines.append(f"steps by the largest models within the fit ({inner}): {result['chosen']}")
     return "\n".join(lines)
 
 

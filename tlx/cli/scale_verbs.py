@@ -212,6 +212,9 @@ def downstream(options: argparse.Namespace) -> int:
         steps=options.steps,
         law=options.law,
         loss=options.loss,
+        chance=options.chance,
+        best=options.best,
+        items=options.items,
     )
     _print(options, result, scale_tables.downstream(result))
     return 0 if result["status"] == "ok" else NOT_IDENTIFIED

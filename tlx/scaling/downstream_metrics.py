@@ -1,19 +1,25 @@
 """downstream: from loss to a task's metric, judged on models that are left out of the fit."""
 
+import dataclasses
+import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import least_squares
 
 from tlx.base.errors import ConfigError, DataError, one_of
+from tlx.scaling.drift import Outlook
 from tlx.scaling.evaluation import predict_log
-from tlx.scaling.fits import fit
+from tlx.scaling.fits import Fit, fit
 from tlx.scaling.laws import get_law
-from tlx.scaling.runs import RunTable, as_table, require, rows_of
+from tlx.scaling.runs import RunTable, as_table, clusters, require, rows_of
 
 # Random starts of the least squares.
 _STARTS = 40
+
+# Draws of an interval below which the bootstrap has failed too often to be used.
+_FEWEST_DRAWS = 20
 
 
 def _exponential(constants: np.ndarray, loss: np.ndarray) -> np.ndarray:
@@ -45,111 +51,312 @@ _CURVES = {
 FORMS = tuple(_CURVES)
 
 
-def downstream(
-    runs: Any,
-    metric: str,
-    *,
-    form: str = "sigmoid",
-    held_out: Any = None,
-    fit_rows: Any = None,
-    law: str = "chinchilla",
-    loss: str = "huber:1e-3",
-    steps: int = 2,
-) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class DownstreamSettings:
+    """Settings of a prediction of a task's metric."""
+
+    form: str = "sigmoid"
+    """Curve from loss to metric: "sigmoid", floor + (top - floor) / (1 + exp(k (L - L0))), or Gadre's "exponential"
+    for errors, eps - k exp(-gamma L)."""
+
+    chance: float | None = None
+    """Metric of a guess (.25 with four choices), at which a sigmoid is anchored: its floor is held there; None fits
+    the floor."""
+
+    best: float | None = None
+    """Metric that no model exceeds: a sigmoid's top is held there; None fits the top, at most 1 where all metrics lie
+    in 0 to 1."""
+
+    held_out: Any = None
+    """Mask or indices of the models to predict; None for the fifth with the most compute."""
+
+    fit_rows: Any = None
+    """Mask or indices of the rows of the loss law; None for all that are not held out, of each run the last."""
+
+    law: str = "chinchilla"
+    """Law that predicts the loss."""
+
+    loss: str = "huber:1e-3"
+    """Loss of its residuals; see tlx.scaling.solver.parse_loss."""
+
+    steps: int = 2
+    """2 predicts the loss by `law` and the metric from it. 1 fits the law's form to the metric itself, in the place
+    of the loss (to best - metric where `best` is given). 0 compares both by the error of the largest models of the
+    fit."""
+
+    items: int = 0
+    """Items of the task, whose sampling noise an accuracy has at least; 0 for that of the curve's residuals alone."""
+
+    boot: int = 200
+    """Bootstrap draws of the intervals; 0 for none."""
+
+    seed: int = 0
+    """Seed of the draws."""
+
+
+class _Curve(NamedTuple):
+    """A fitted curve from loss to metric."""
+
+    names: tuple[str, ...]
+    function: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    constants: np.ndarray
+    noise: float  # standard deviation of the metric around the curve
+
+    def __call__(self, loss: np.ndarray) -> np.ndarray:
+        return self.function(self.constants, loss)
+
+
+def downstream(runs: Any, metric: str, **settings: Any) -> dict[str, Any]:
     """Predict a task's metric of held-out models from their size and tokens.
+
+    Rows of one run (column `run`) are its checkpoints: all of them show how the metric follows from the loss, the
+    last of each shows how the loss follows from size and tokens, and a held-out model is held out with all its rows.
 
     Args:
         runs: Table with N, D, loss and the metric, or anything that load_runs takes.
         metric: Column of the metric.
-        form: Curve from loss to metric: "sigmoid", floor + (top - floor) / (1 + exp(k (L - L0))), or Gadre's
-            "exponential" for errors, eps - k exp(-gamma L).
-        held_out: Mask or indices of the models to predict; None for the fifth with the most compute.
-        fit_rows: Mask or indices of the rows of the loss law; None for all that are not held out.
-        law: Law that predicts the loss.
-        loss: Loss of its residuals; see tlx.scaling.solver.parse_loss.
-        steps: 2 predicts the loss by `law` and the metric from it. 1 fits the law's form to the metric
-            itself, in the place of the loss (the metric must fall with size).
+        **settings: Fields of DownstreamSettings.
 
     Returns:
-        form, params, status; and errors |predicted / measured - 1| of the held-out models: loss_error,
-        metric_error (from the predicted loss), metric_error_from_measured_loss, with predicted and measured.
+        form, params, status; errors |predicted / measured - 1| of the held-out models: loss_error, metric_error (from
+        the predicted loss), metric_error_from_measured_loss, with predicted and measured; of two steps with boot > 0
+        interval, the 95% interval of each held-out metric, and covered, the fraction inside. With steps=0 the answer
+        of the chosen way, chosen (1 or 2), inner_errors (of the largest models of the fit, left out), by which it was
+        chosen, and both_errors, those of the held-out models.
 
     Raises:
-        ConfigError: `form` is unknown.
+        ConfigError: A setting is not legal.
         DataError: The table has no such column, or fewer models than the curve has constants.
     """
-    if form not in FORMS:
-        raise ConfigError(one_of("form", form, FORMS))
+    chosen = DownstreamSettings(**settings)
+    _check(chosen)
     table = as_table(runs)
-    require(table, (*get_law(law).columns, "loss"), "downstream")
+    require(table, (*get_law(chosen.law).columns, "loss"), "downstream")
     if metric not in table:
         raise DataError(f"downstream needs the column {metric!r}; the table has {', '.join(table)}")
     # A metric may be 0 or negative, but each row must have one.
     if table[metric].dtype == object or not np.isfinite(table[metric]).all():
         raise DataError(f"the column {metric!r} must hold a number in every row: take out those without one")
-    held = _held(table, held_out)
+    held = _held(table, chosen.held_out)
     fitted = rows_of(table, ~held)
     test = rows_of(table, held)
-    law_rows = fitted if fit_rows is None else rows_of(table, _mask(fit_rows, len(held)))
-    if steps == 1:
-        return _one_step(law_rows, test, metric, law, loss)
-    surface = fit(law_rows, law, loss=loss, boot=0)
-    params, curve = _fit_curve(fitted["loss"], fitted[metric], form)
-    result: dict[str, Any] = {"form": form, "params": params, "status": surface.status}
+    law_rows = _last_of_each_run(fitted)
+    if chosen.fit_rows is not None:
+        law_rows = rows_of(table, _mask(chosen.fit_rows, len(held)))
+    if chosen.steps == 0:
+        return _choose_steps(fitted, test, metric, chosen)
+    if chosen.steps == 1:
+        return _one_step(law_rows, test, metric, chosen)
+    return _two_steps(law_rows, fitted, test, metric, chosen)
+
+
+def _check(settings: DownstreamSettings) -> None:
+    if settings.form not in FORMS:
+        raise ConfigError(one_of("form", settings.form, FORMS))
+    if settings.steps not in (0, 1, 2):
+        raise ConfigError(f"steps = {settings.steps} must be 1, 2, or 0 to compare both")
+    if settings.form != "sigmoid" and (
+        settings.chance is not None or (settings.best is not None and settings.steps == 2)
+    ):
+        raise ConfigError(f"chance and best anchor a sigmoid, not form = {settings.form!r}")
+    if settings.chance is not None and settings.best is not None and not settings.chance < settings.best:
+        raise ConfigError(f"chance = {settings.chance} must be below best = {settings.best}")
+
+
+def _two_steps(
+    law_rows: RunTable, fitted: RunTable, test: RunTable, metric: str, settings: DownstreamSettings
+) -> dict[str, Any]:
+    """The metric from the loss, and the loss from size and tokens."""
+    surface = fit(law_rows, settings.law, loss=settings.loss, boot=0)
+    curve = _fit_curve(fitted["loss"], fitted[metric], settings)
+    params = dict(zip(curve.names, map(float, curve.constants), strict=True))
+    result: dict[str, Any] = {"form": settings.form, "params": params, "status": surface.status}
     if not surface.ok:
         return result
-    predicted = np.exp(predict_log(get_law(law), test, surface.constants()))
+    predicted = np.exp(predict_log(get_law(settings.law), test, surface.constants()))
     result["loss_error"] = _errors(predicted, test["loss"])
     result["metric_error"] = _errors(curve(predicted), test[metric])
     result["metric_error_from_measured_loss"] = _errors(curve(test["loss"]), test[metric])
     result["predicted"] = curve(predicted).tolist()
     result["measured"] = test[metric].tolist()
+    if settings.boot:
+        low, high = _intervals(surface, curve, fitted, test, metric, settings)
+        result["interval"] = [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
+        result["covered"] = float(((low <= test[metric]) & (test[metric] <= high)).mean())
     return result
 
 
-def _one_step(rows: RunTable, test: RunTable, metric: str, law: str, loss: str) -> dict[str, Any]:
+def _intervals(
+    surface: Fit, curve: _Curve, fitted: RunTable, test: RunTable, metric: str, settings: DownstreamSettings
+) -> tuple[np.ndarray, np.ndarray]:
+    """95% intervals [t] of the metric: the loss with its drift, curves of drawn runs, noise of the task."""
+    rng = np.random.default_rng(settings.seed)
+    groups = clusters(fitted, None)
+    count = int(groups.max()) + 1
+    curves = []
+    for _ in range(settings.boot):
+        drawn = np.concatenate([np.flatnonzero(groups == group) for group in rng.integers(0, count, count)])
+        loss = fitted["loss"][drawn]
+        if len(np.unique(loss)) >= len(curve.names):
+            metrics = fitted[metric][drawn]
+            curves.append(_least_squares(curve.function, loss, metrics, curve.constants, settings)[1])
+    if len(curves) < _FEWEST_DRAWS:
+        curves = [curve.constants]
+    ahead = Outlook(surface)
+    ends = []
+    for row in range(len(test["loss"])):
+        loss = np.exp(ahead.sample(rows_of(test, np.array([row])), 20 * settings.boot, settings.seed + row))
+        drawn = np.array(curves)[rng.integers(0, len(curves), len(loss))]
+        values = curve.function(drawn.T, loss)
+        noise = np.full(len(values), curve.noise)
+        if settings.items:
+            share = np.clip(values, 0, 1)
+            noise = np.maximum(noise, np.sqrt(share * (1 - share) / settings.items))
+        ends.append(np.quantile(values + noise * rng.standard_normal(len(values)), [0.025, 0.975]))
+    low, high = np.transpose(ends)
+    return low, high
+
+
+def _one_step(rows: RunTable, test: RunTable, metric: str, settings: DownstreamSettings) -> dict[str, Any]:
     """The metric by the law's own form, straight from N and D."""
-    surface = fit(rows | {"loss": rows[metric]}, law, loss=loss, boot=0)
+    target = rows[metric] if settings.best is None else settings.best - rows[metric]
+    surface = fit(rows | {"loss": target}, settings.law, loss=settings.loss, boot=0)
     result: dict[str, Any] = {
-        "form": f"{law} of N and D",
+        "form": f"{settings.law} of N and D",
         "status": surface.status,
         "params": surface.params,
     }
     if surface.ok:
-        predicted = np.exp(predict_log(get_law(law), test, surface.constants()))
+        predicted = np.exp(predict_log(get_law(settings.law), test, surface.constants()))
+        if settings.best is not None:
+            predicted = settings.best - predicted
+        if settings.chance is not None:
+            predicted = np.maximum(predicted, settings.chance)
         result["metric_error"] = _errors(predicted, test[metric])
+        result["predicted"] = predicted.tolist()
+        result["measured"] = test[metric].tolist()
     return result
 
 
-def _fit_curve(
-    x: np.ndarray, y: np.ndarray, form: str
-) -> tuple[dict[str, float], Callable[[np.ndarray], np.ndarray]]:
-    """Constants of the curve y(x) by least squares from many starts, and the curve itself."""
-    names, function, draw_start = _CURVES[form]
-    if len(np.unique(x)) < len(names):
-        raise DataError(f"{len(np.unique(x))} models for the {len(names)} constants of a {form}")
+def _choose_steps(
+    fitted: RunTable, test: RunTable, metric: str, settings: DownstreamSettings
+) -> dict[str, Any]:
+    """Both ways, and the answer of the one whose error is less on the largest models within the fit."""
+    inner = _held(fitted, None)
+    errors: dict[int, float] = {}
+    answers: dict[int, dict[str, Any]] = {}
+    for steps in (1, 2):
+        one = dataclasses.replace(settings, steps=steps)
+        outer_rows = _last_of_each_run(fitted)
+        inner_fitted = rows_of(fitted, ~inner)
+        inner_test = rows_of(fitted, inner)
+        inner_rows = _last_of_each_run(inner_fitted)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if steps == 1:
+                tried = _one_step(inner_rows, inner_test, metric, one)
+                answers[steps] = _one_step(outer_rows, test, metric, one)
+            else:
+                quick = dataclasses.replace(one, boot=0)
+                tried = _two_steps(inner_rows, inner_fitted, inner_test, metric, quick)
+                answers[steps] = _two_steps(outer_rows, fitted, test, metric, one)
+        errors[steps] = float(np.mean(tried["metric_error"])) if "metric_error" in tried else float("inf")
+    best = min(errors, key=lambda steps: errors[steps])
+    held_out = {steps: answer.get("metric_error") for steps, answer in answers.items()}
+    return answers[best] | {"chosen": best, "inner_errors": errors, "both_errors": held_out}
+
+
+def _fit_curve(x: np.ndarray, y: np.ndarray, settings: DownstreamSettings) -> _Curve:
+    """Constants of the curve y(x) by least squares from many starts, within its bounds."""
+    names, function, draw_start = _CURVES[settings.form]
+    free = _free(settings)
+    if len(np.unique(x)) < free.sum():
+        raise DataError(f"{len(np.unique(x))} models for the {free.sum()} constants of a {settings.form}")
     rng = np.random.default_rng(0)
     lowest_cost = np.inf
     constants = np.empty(0)
     for _ in range(_STARTS):
-        start = draw_start(x, y, rng)
-        solution = least_squares(lambda c: function(c, x) - y, start, xtol=1e-14, ftol=1e-14, max_nfev=4000)
-        if not len(constants) or solution.cost < lowest_cost:
-            lowest_cost = solution.cost
-            constants = solution.x
-    params = dict(zip(names, map(float, constants), strict=True))
-    return params, lambda loss: function(constants, loss)
+        cost, solution = _least_squares(function, x, y, np.array(draw_start(x, y, rng)), settings)
+        if cost < lowest_cost:
+            lowest_cost = cost
+            constants = solution
+    if settings.form == "sigmoid" and constants[2] < 0 and free.all():
+        # The same curve from the other side: its floor is then that of high losses.
+        constants = constants[[1, 0, 2, 3]] * np.array([1, 1, -1, 1])
+    noise = np.sqrt(2 * lowest_cost / max(1, len(x) - int(free.sum())))
+    return _Curve(names, function, constants, float(noise))
+
+
+def _least_squares(
+    function: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    x: np.ndarray,
+    y: np.ndarray,
+    start: np.ndarray,
+    settings: DownstreamSettings,
+) -> tuple[float, np.ndarray]:
+    """(cost, constants) of a curve from a start; what is anchored is held."""
+    constants = start.astype(float)
+    low = np.full(len(start), -np.inf)
+    high = np.full(len(start), np.inf)
+    if settings.form == "sigmoid":
+        # Accuracies and other fractions have no asymptote outside 0 to 1.
+        if 0 <= y.min() and y.max() <= 1:
+            low[:2] = 0.0
+            high[:2] = 1.0
+        for i, value in enumerate((settings.chance, settings.best)):
+            if value is not None:
+                constants[i] = value
+    free = _free(settings)
+
+    def errors(values: np.ndarray) -> np.ndarray:
+        tried = constants.copy()
+        tried[free] = values
+        return function(tried, x) - y
+
+    bounded = np.isfinite(low[free]).any()
+    solution = least_squares(
+        errors,
+        np.clip(constants, low, high)[free],
+        bounds=(low[free], high[free]) if bounded else (-np.inf, np.inf),
+        # A sigmoid's starts that end on a plateau creep; those that count converge in a few steps.
+        max_nfev=100 if settings.form == "sigmoid" else 4000,
+        xtol=1e-14,
+        ftol=1e-14,
+    )
+    constants[free] = solution.x
+    return float(solution.cost), constants
+
+
+def _free(settings: DownstreamSettings) -> np.ndarray:
+    """Mask of the constants that are fitted."""
+    free = np.ones(len(_CURVES[settings.form][0]), bool)
+    if settings.form == "sigmoid":
+        free[0] = settings.chance is None
+        free[1] = settings.best is None
+    return free
+
+
+def _last_of_each_run(table: RunTable) -> RunTable:
+    """The row with the most tokens of each run; all rows where the table names no runs."""
+    if "run" not in table:
+        return table
+    groups = clusters(table, None)
+    order = np.lexsort((table["D"], groups))
+    last = order[np.append(np.flatnonzero(np.diff(groups[order])), len(order) - 1)]
+    return rows_of(table, np.sort(last))
 
 
 def _held(table: RunTable, held_out: Any) -> np.ndarray:
-    """Mask of the held-out rows: as given, or the fifth with the most compute."""
+    """Mask of the held-out rows: as given, or all rows of the fifth of the runs with the most compute."""
     count = len(table["loss"])
     if held_out is not None:
         return _mask(held_out, count)
     compute = table.get("flops", table["N"] * table["D"])
-    held = np.zeros(count, bool)
-    held[np.argsort(compute)[-max(1, count // 5) :]] = True
-    return held
+    groups = clusters(table, None)
+    most = np.zeros(int(groups.max()) + 1)
+    np.maximum.at(most, groups, compute)
+    largest = np.argsort(most)[-max(1, len(most) // 5) :]
+    return np.isin(groups, largest)
 
 
 def _mask(rows: Any, count: int) -> np.ndarray:
