@@ -10,6 +10,7 @@ tlx data prepare --config=C --to=gs://b/c4 --runner=beam -- --runner=DataflowRun
 import argparse
 from typing import TYPE_CHECKING
 
+from tlx.base import place as places
 from tlx.base.errors import ConfigError
 from tlx.cli import flags
 from tlx.rollouts import TABLE as ROLLOUTS
@@ -25,6 +26,8 @@ def main(argv: list[str]) -> int:
     # What comes after "--" is for Beam.
     end = argv.index("--") if "--" in argv else len(argv)
     options = flags.parse(_parser(), argv[:end])
+    if options.render:
+        places.local_path(options.render)
     # The tables and not run.config, which loads jax: --help does not wait for that.
     if options.config.objective.name in {*TASKS, *ROLLOUTS}:
         _show_records(options)

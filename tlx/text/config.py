@@ -20,7 +20,8 @@ class TokenizerConfig:
     train_bytes: int = 100_000_000
     """Bytes of text that are read to train the vocabulary, spread evenly over the files."""
     path: str | None = None
-    """Folder of an existing tokenizer (tokenizer.json) that is used instead; None trains one."""
+    """Folder, or place in a bucket, of an existing tokenizer (tokenizer.json) that is used instead; None trains
+    one."""
 
     def validate(self) -> None:
         """Raise ConfigError, naming the field, its value and the legal ones, where a value is not usable."""
@@ -33,5 +34,11 @@ class TokenizerConfig:
             raise ConfigError(f"tokenizer.train_bytes = {self.train_bytes} must be positive")
         if self.kind == "huggingface" and self.path is None:
             raise ConfigError("tokenizer.kind = 'huggingface' needs tokenizer.path")
-        if self.path is not None and not os.path.isfile(os.path.join(self.path, "tokenizer.json")):
+        # One in a bucket is looked for where it is read.
+        is_local = self.path is not None and "://" not in self.path
+        if (
+            self.path is not None
+            and is_local
+            and not os.path.isfile(os.path.join(self.path, "tokenizer.json"))
+        ):
             raise ConfigError(f"tokenizer.path = {self.path!r} is not a folder with a tokenizer.json")
