@@ -335,7 +335,9 @@ def gcs_double(folder=None):
             server.server_close()
 
 
-STORES = {"gs": gcs_double, "s3": seaweedfs}
+# A process whose TLX_TEST_GS is "fake-gcs-server" has gs:// there.
+_GS = fake_gcs_server if os.environ.get("TLX_TEST_GS") == "fake-gcs-server" else gcs_double
+STORES = {"gs": _GS, "s3": seaweedfs}
 _running = {}
 _at_end = contextlib.ExitStack()
 atexit.register(_at_end.close)

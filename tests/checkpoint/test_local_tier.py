@@ -11,6 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tests.checkpoint.example import abstract, assert_same, state_on
 from tests.cli import tiny
@@ -69,6 +70,31 @@ def test_the_newest_step_comes_back_bit_for_bit(tier, tmp_path):
     assert tier().restore("other", ("a" * 16,), None) is None
     first.finish()
     assert saved_files(tmp_path) == []
+
+
+def test_a_run_goes_on_with_a_replica_less_and_on_other_slices_it_does_not(tmp_path, caplog):
+    """What counts is which slices a process' devices hold, not how often the run has them."""
+
+    def state(replicas, shards):
+        mesh = Mesh(np.array(jax.devices()[: replicas * shards]).reshape(replicas, shards), ("data", "fsdp"))
+        values = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+        return {"weights": jax.device_put(values, NamedSharding(mesh, PartitionSpec("fsdp")))}
+
+    config = CheckpointConfig(local_every=1, local_folder=str(tmp_path))
+    saved = state(2, 4)
+    with LocalTier(config, abstract(saved), lambda *_, **__: None) as tier:
+        tier.begin("run", "a" * 16, 0)
+        tier.save(1, saved, {})
+        tier._settle()
+    for replicas, shards, step in ((1, 4, 1), (2, 2, None)):
+        wanted = state(replicas, shards)
+        with LocalTier(config, abstract(wanted), lambda *_, **__: None) as tier:
+            loaded = tier.restore("run", ("a" * 16,), None)
+        assert (None if loaded is None else loaded.step) == step
+        if loaded is not None:
+            assert_same(loaded.tree, wanted)
+            assert loaded.tree["weights"].sharding == wanted["weights"].sharding
+    assert "step 1: the shards of processes 0 are on no host" in caplog.text
 
 
 def test_damage_is_noticed_and_the_step_before_is_used(tier, tmp_path, caplog):

@@ -131,8 +131,8 @@ def test_conversions_read_and_write_buckets(kind, config_file, tmp_path, capsys)
         (["evaluate", "s3://B/run"], "names no bucket"),
         (["report", "gcs://b/run"], "did you mean 'gs://'?"),
         (
-            ["scale", "status", "--config=scaling/quickstart:tiny", "--folder=s3://bucket/x"],
-            "here a folder of this",
+            ["scale", "status", "--config=scaling/quickstart:tiny", "--folder=gcs://b/x"],
+            "did you mean 'gs://'?",
         ),
         (["finetune", "--config=finetune/quickstart:tiny", "--from=gcs://b/run"], "did you mean 'gs://'?"),
     ],

@@ -112,6 +112,10 @@ def _split(name: str) -> tuple[pathlib.Path, str]:
     A packaged config may be named by its path in a checkout too ("configs/quickstart.py"), as commands in its
     docstring and in README.md are written.
     """
+    if "://" in name:
+        raise ConfigError(
+            f"--config={name}: a config is executed, so it is a file of this machine; copy it here first"
+        )
     file, _, arg = name.partition(":")
     path = pathlib.Path(file)
     if path.is_file():

@@ -242,6 +242,21 @@ def written_folder(place: Place) -> Iterator[pathlib.Path]:
             write(place / name, (folder / name).read_bytes())
 
 
+@contextlib.contextmanager
+def written_file(place: Place) -> Iterator[pathlib.Path]:
+    """Yield the path of a file that is written by path: `place` itself, or one that is uploaded at the end.
+
+    Nothing is uploaded where the block raises.
+    """
+    if not isinstance(place, BucketPath):
+        yield place
+        return
+    with tempfile.TemporaryDirectory(prefix="tlx-upload-") as temporary:
+        path = pathlib.Path(temporary, place.name)
+        yield path
+        write(place, path.read_bytes())
+
+
 def fetched_folder(place: Place) -> pathlib.Path:
     """Return a folder with the files of a place: itself, or a copy in the user's cache, made when it is first wanted.
 

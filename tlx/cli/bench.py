@@ -20,6 +20,7 @@ import argparse
 import json
 from typing import Any
 
+from tlx.base import place as places
 from tlx.base.errors import ConfigError, one_of
 from tlx.base.lookup import Table
 from tlx.bench.attempts import attempt_each, has_failed
@@ -45,13 +46,13 @@ MEASURES = Table(
 def main(argv: list[str]) -> int:
     """Run `tlx bench`: prints figures as they are measured, and writes them as JSON with --json."""
     options = flags.parse(_parser(), argv)
+    target = None if options.json is None else places.parse(options.json)
     if options.config is not None:
         figures = _measure_config(options, argv)
     else:
         figures = _measure_shape(options)
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as handle:
-            json.dump(figures, handle, indent=2)
+    if target is not None:
+        places.write(target, json.dumps(figures, indent=2).encode())
     return int(has_failed(figures))
 
 

@@ -10,9 +10,9 @@ tlx config --explain objective --config=quickstart:mlm     of one objective, wit
 
 import json
 import os
-import pathlib
 from typing import Any
 
+from tlx.base import place as places
 from tlx.cli import flags
 
 
@@ -59,7 +59,7 @@ def _read_other(name: str) -> dict[str, Any]:
     from tlx.run.checks import resolve
     from tlx.training import directory
 
-    path = pathlib.Path(name)
+    path = places.parse(name)
     run = directory.read_run(path) if path.is_dir() else None
     if run is not None:
         return run["config"]

@@ -48,13 +48,13 @@ from tlx.training import directory
 def _import(options: argparse.Namespace) -> None:
     """Import a model tensor by tensor: only a slice of one is in memory at a time."""
     _require_empty(options.target)
-    if is_elmo(pathlib.Path(options.source)):
-        _import_elmo(options)
+    with storage_errors():
+        folder = places.local_path(open_place(options.source))
+    if is_elmo(folder):
+        _import_elmo(options, folder)
         return
     if options.verify:
         verify.require_libraries()
-    with storage_errors():
-        folder = places.local_path(open_place(options.source))
     foreign = open_hub_checkpoint(folder.absolute(), options.dtype, options.ignore, options.task)
     checkpoint = foreign.checkpoint
     tokenizer = foreign.tokenizer
@@ -81,14 +81,14 @@ def _import(options: argparse.Namespace) -> None:
             print(f"{name}: largest difference {largest:.2e} of {scale:.3g}")
 
 
-def _import_elmo(options: argparse.Namespace) -> None:
+def _import_elmo(options: argparse.Namespace, folder: pathlib.Path) -> None:
     """Import a folder of ELMo's released files."""
     if options.verify or options.task:
         raise ConfigError(
             "--verify and --task are for Hugging Face directories, not for ELMo's released files"
         )
-    model = load_elmo(options.source, options.dtype)
-    source = {"imported_from": os.path.abspath(options.source), "family": "elmo"}
+    model = load_elmo(folder, options.dtype)
+    source = {"imported_from": places.absolute_text(options.source), "family": "elmo"}
     target = _write_run(model, options.target, source, model.num_params)
     print(
         f"{target}: elmo, {model.num_params:,} parameters; tasks read it: tlx finetune --from={options.target}"

@@ -11,6 +11,7 @@ tlx data prepare --config=C --to=gs://b/c4 --runner=beam -- --runner=DataflowRun
 import argparse
 from typing import TYPE_CHECKING
 
+from tlx.base import place as places
 from tlx.base.errors import ConfigError
 from tlx.cli import data_augment, flags
 from tlx.rollouts import TABLE as ROLLOUTS
@@ -31,6 +32,8 @@ def main(argv: list[str]) -> int:
             raise ConfigError(f"augment is for tasks, this is {options.config.objective.name}")
         data_augment.augment(options)
         return 0
+    if options.render:
+        places.local_path(options.render)
     # The tables and not run.config, which loads jax: --help does not wait for that.
     if options.config.objective.name in {*TASKS, *ROLLOUTS}:
         _show_records(options)

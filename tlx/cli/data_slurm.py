@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 
+from tlx.base import place as places
 from tlx.base.errors import ConfigError
 from tlx.base.place import parse
 from tlx.launch.job import Raw, fill, shell
@@ -27,7 +28,7 @@ def submit(options: argparse.Namespace, stages: Sequence[str]) -> int:
     Raises:
         ConfigError: There is no sbatch on this machine.
     """
-    folder = pathlib.Path(options.render or "slurm-prepare").absolute()
+    folder = places.local_path(options.render or "slurm-prepare").absolute()
     if options.render is None and shutil.which("sbatch") is None:
         raise ConfigError(
             "there is no sbatch here; run this on a login node of the cluster, or use --render=DIR to write the "

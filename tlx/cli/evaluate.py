@@ -42,6 +42,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
+from tlx.base import place as places
 from tlx.base.errors import ConfigError
 from tlx.cli import flags, harness
 
@@ -57,6 +58,9 @@ def main(argv: list[str]) -> int:
     from tlx.api.load import load
     from tlx.trainer import evaluate
 
+    if options.predictions:
+        # A name that is no place is told before hours of evaluation.
+        places.parse(options.predictions)
     model = load(
         options.run,
         step=options.step,

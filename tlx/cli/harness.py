@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from tlx.base import place as places
 from tlx.base.errors import ConfigError
 from tlx.base.files import atomic_open
 
@@ -41,7 +42,8 @@ def run(model: "LoadedModel", options: argparse.Namespace) -> int:
         raise ConfigError(
             f"--harness needs the package lm-eval ({error}); install it with: pip install 'tlx-lm[harness]'"
         ) from error
-    manager = TaskManager(include_path=options.tasks, include_defaults=options.tasks is None)
+    folder = None if options.tasks is None else str(places.fetched_folder(places.as_named(options.tasks)))
+    manager = TaskManager(include_path=folder, include_defaults=options.tasks is None)
     names = options.harness.split(",")
     unknown = [name for name in names if not manager.match_tasks([name])]
     if unknown:

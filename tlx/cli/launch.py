@@ -20,6 +20,7 @@ import shlex
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+from tlx.base import place as places
 from tlx.base.errors import USAGE, DeviceMemoryError, one_of
 from tlx.base.field_docs import field_docs
 from tlx.cli import flags
@@ -143,7 +144,7 @@ def _launch(cluster: Cluster, job: LaunchJob, cluster_options: Any, options: arg
     """Show, write or start the files and commands, as the flags say; return the exit code."""
     files = render(cluster, job, cluster_options)
     if options.render:
-        folder = pathlib.Path(options.render)
+        folder = places.local_path(options.render)
         _write(folder, files)
         print("\n".join(str(folder / file) for file in files) or "no files are needed")
         return 0

@@ -16,10 +16,10 @@ compiler the plan is an analytic estimate, and says so. Exit 78: it does not fit
 import argparse
 import dataclasses
 import json
-import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from tlx.base import place as places
 from tlx.base.errors import MEMORY, OK, ConfigError
 from tlx.cli import flags
 from tlx.rollouts import TABLE as ROLLOUTS
@@ -125,6 +125,7 @@ def _search(options: argparse.Namespace) -> int:
     from tlx.plan import layouts, pareto_front
     from tlx.run.config import outside_packages
 
+    target = None if options.write is None else places.local_path(options.write)
     results = layouts(
         options.config,
         options.target,
@@ -133,8 +134,8 @@ def _search(options: argparse.Namespace) -> int:
         allow=outside_packages(options.config),
     )
     best = results[0]
-    if options.write:
-        pathlib.Path(options.write).write_text(_config_file(options.config_words, best.change))
+    if target is not None:
+        target.write_text(_config_file(options.config_words, best.change))
     if options.json:
         rows = [
             {"changes": list(result.change.words), "plan": result.plan.to_json()}
@@ -175,10 +176,10 @@ def get_config(arg: str = ""):
 
 def _plan_ladder(options: argparse.Namespace) -> int:
     """Print a line for each model and batch size of the ladder; exit 78 where one does not fit."""
-    path = pathlib.Path(options.ladder)
+    path = places.as_named(options.ladder)
     try:
         runs = json.loads(path.read_text())["runs"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"--ladder={path} is no plan.json of `tlx scale plan`: {error!r}") from error
     # Runs that differ in their length or learning rate alone have the same plan.
     distinct = {}

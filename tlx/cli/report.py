@@ -303,7 +303,8 @@ def draw(path: str, rows: Sequence[ReportRow], keys: Sequence[str], score: str) 
     axes.set_ylabel(score)
     if others:
         axes.legend()
-    figure.savefig(path, dpi=120)
+    with places.written_file(places.parse(path)) as target:
+        figure.savefig(target, dpi=120)
 
 
 def _x_value(value: Any) -> Any:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from tlx.base import place as places
 from tlx.base.place import Place
 from tlx.training.lives import KINDS, Life, read_lives, total_seconds
 
@@ -104,4 +105,5 @@ def draw(path: str, runs: dict[str, list[Life]]) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("seconds of all processes")
     axes.legend(ncols=5, loc="upper center", bbox_to_anchor=(0.5, -0.25))
-    figure.savefig(path, dpi=120)
+    with places.written_file(places.parse(path)) as target:
+        figure.savefig(target, dpi=120)

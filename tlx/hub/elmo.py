@@ -5,9 +5,10 @@ characters of text/characters.py. TensorFlow's cells have their gates in the ord
 for what a cell reads and for its own last output, one above the other. The released weights have no softmax.
 """
 
+import fnmatch
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,12 @@ END = "</S>"
 def is_elmo(folder: pathlib.Path) -> bool:
     """Tell whether a folder holds weights in the released layout."""
     return any(folder.glob(OPTIONS)) and any(folder.glob(WEIGHTS))
+
+
+def is_elmo_listing(names: Iterable[str]) -> bool:
+    """Tell whether these are names of files in the released layout."""
+    names = list(names)
+    return bool(fnmatch.filter(names, OPTIONS)) and bool(fnmatch.filter(names, WEIGHTS))
 
 
 def read_config(folder: pathlib.Path) -> ModelConfig:

@@ -20,7 +20,8 @@ class TokenizerConfig:
     train_bytes: int = 100_000_000
     """Bytes of text that are read to train the vocabulary, spread evenly over the files."""
     path: str | None = None
-    """Folder of an existing tokenizer (tokenizer.json) that is used instead; None trains one."""
+    """Folder, or place in a bucket, of an existing tokenizer (tokenizer.json) that is used instead; None trains
+    one."""
 
     add: tuple[str, ...] = ()
     """Special tokens added to the tokenizer, such as ("<user>", "<assistant>"): each is one id wherever it stands in
@@ -42,5 +43,11 @@ class TokenizerConfig:
             raise ConfigError(f"tokenizer.train_bytes = {self.train_bytes} must be positive")
         if self.kind == "huggingface" and self.path is None:
             raise ConfigError("tokenizer.kind = 'huggingface' needs tokenizer.path")
-        if self.path is not None and not os.path.isfile(os.path.join(self.path, "tokenizer.json")):
+        # One in a bucket is looked for where it is read.
+        is_local = self.path is not None and "://" not in self.path
+        if (
+            self.path is not None
+            and is_local
+            and not os.path.isfile(os.path.join(self.path, "tokenizer.json"))
+        ):
             raise ConfigError(f"tokenizer.path = {self.path!r} is not a folder with a tokenizer.json")

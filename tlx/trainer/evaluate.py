@@ -65,7 +65,7 @@ class EvaluationResult:
                 lines.append(f"  {name:20} {value:,.4f}")
         return "\n".join(lines)
 
-    def write_predictions(self, path: str | os.PathLike) -> None:
+    def write_predictions(self, path: str | os.PathLike | BucketPath) -> None:
         """Write a line of JSON for each record with its prediction. Raises ConfigError for a text."""
         if self.predictions is None:
             raise ConfigError("predictions are of records; a text has none")

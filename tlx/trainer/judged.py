@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tlx.api.loaded_model import LoadedModel
+from tlx.base import place as places
 from tlx.base.errors import ConfigError
 from tlx.base.files import atomic_open
+from tlx.base.place import BucketPath
 from tlx.data.readers import Record
 from tlx.decode.sampling import Sampling
 from tlx.evaluation.writing import write
@@ -210,7 +212,7 @@ def best_of(judged: Judged) -> dict[str, Any]:
     )
 
 
-def write_best(path: str | os.PathLike, judged: Judged, target: str) -> None:
+def write_best(path: str | os.PathLike | BucketPath, judged: Judged, target: str) -> None:
     """Write each record with its best answer, as records to tune on.
 
     Args:
@@ -220,7 +222,7 @@ def write_best(path: str | os.PathLike, judged: Judged, target: str) -> None:
     """
     columns = columns_of(target)
     column = columns[0] if target == f"{{{columns[0]}}}" else "answer"
-    with atomic_open(path) as handle:
+    with atomic_open(places.parse(path)) as handle:
         for record, answers, numbers in zip(judged.records, judged.answers, judged.numbers, strict=True):
             best = int(np.argmax(numbers))
             line = dict(record.values) | {column: answers[best], "reward": float(numbers[best])}

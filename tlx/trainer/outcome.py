@@ -69,7 +69,7 @@ def write_scores(
 
 def write_predictions(path: str | os.PathLike | BucketPath, evaluation: Evaluation) -> None:
     """Write a line of JSON for each record: its file and line, its columns, the prediction."""
-    with atomic_open(path) as handle:
+    with atomic_open(places.parse(path)) as handle:
         for record, answer in zip(evaluation.records, evaluation.answers, strict=True):
             line = {"where": record.where, "record": dict(record.values), "answer": answer}
             handle.write(to_json(line) + "\n")

@@ -2,11 +2,11 @@
 
 import json
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from tlx.api.loaded_model import LoadedModel
+from tlx.base import place as places
 from tlx.base.config import from_dict
 from tlx.base.errors import ConfigError
 from tlx.data.readers import Record, read_files
@@ -31,7 +31,7 @@ def read_settings(path: str | os.PathLike) -> StressConfig:
     if not path:
         return StressConfig()
     try:
-        values = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        values = json.loads(places.parse(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"--stress = {path!r} is no JSON file that can be read: {error}") from error
     if not isinstance(values, dict):
