@@ -11,6 +11,7 @@ import tlx
 from tests.models.test_transformer import build, config, rows, run
 from tests.run_directory import tiny_config, write_task_run
 from tests.tiers import tiers
+from tests.training import shapes
 from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError
 from tlx.decode.prefixes import PrefixStore
@@ -19,6 +20,7 @@ from tlx.decode.sampling import Sampling
 from tlx.models.transformer import Transformer
 from tlx.nn.config import ExecutionConfig, FeedForwardConfig, NormConfig, StateSpaceConfig
 from tlx.nn.state_space import Recurrence, chunked_recurrence
+from tlx.parallel import MeshConfig
 
 STATE_SPACE = StateSpaceConfig(num_heads=6, head_dim=4, state_dim=5, num_groups=3, conv_size=3, chunk_size=4)
 HYBRID = ("state_space", "attention", "state_space")
@@ -95,7 +97,8 @@ def test_cached_decoding_equals_the_full_pass(mixer):
     np.testing.assert_array_equal(np.asarray(run(model, params, changed))[real], np.asarray(full)[real])
 
 
-@pytest.mark.parametrize("mixer", tiers(MIXERS, quick=["alone"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("mixer", MIXERS)
 def test_packed_documents_are_those_alone(mixer):
     lengths = (3, 1, 7)
     batch = rows(batch=1, length=sum(lengths) + 1)
@@ -120,7 +123,7 @@ def test_packed_documents_are_those_alone(mixer):
         start += length
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_scanned_equals_unrolled_and_gradients_do_not_depend_on_chunks():
     batch = rows()
 
@@ -206,3 +209,19 @@ def test_a_prefix_that_sees_itself_is_refused():
     model, params = build(mixed(("state_space",)), batch)
     with pytest.raises(ConfigError, match="a state space reads from left to right"):
         run(model, params, batch | {"prefix": jnp.ones_like(batch["tokens"])})
+
+
+@pytest.mark.long
+def test_gradients_do_not_depend_on_the_mesh(monkeypatch):
+    """Packed rows over data, tensor and context axes: states go from one device's tokens to the next one's."""
+    part = StateSpaceConfig(num_heads=4, head_dim=4, state_dim=5, num_groups=2, chunk_size=8)
+    model = shapes.MODELS["clm"] | {"mixer": ("state_space", "attention"), "state_space": part}
+    monkeypatch.setitem(shapes.MODELS, "clm", model)
+    # Its cases are made once for each name.
+    shapes.case.cache_clear()
+    try:
+        one = shapes.gradients("clm", MeshConfig(), 1)
+        mesh = MeshConfig(data=1, fsdp=2, tensor=2, context=2, rules="fsdp_tp_cp")
+        shapes.assert_equal(one, shapes.gradients("clm", mesh, 8))
+    finally:
+        shapes.case.cache_clear()
