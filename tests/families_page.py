@@ -37,6 +37,8 @@ Falcon-RW, `clip_qkv` of MPT, scaled rotations of layers with a window. Of Gemma
 def position(config: ModelConfig) -> str:
     """Describe the position scheme."""
     part = config.position
+    if part.kind == "none":
+        return "no positions"
     if part.kind != "rotary":
         return f"{part.kind.replace('_', ' ')} positions"
     words = ["rotary positions"]
@@ -92,9 +94,14 @@ def features(config: ModelConfig) -> str:
         config.kind.replace("_", "-"),
         f"{norm}, {layout[config.block_layout]}",
         position(config),
-        *attention(config),
-        f"{gated}{config.feedforward.activation.replace('_', ' ')}",
     ]
+    mixers = config.block("decoder").mixers
+    if "attention" in mixers:
+        parts += attention(config)
+    if "state_space" in mixers:
+        parts.append("state spaces" if len(mixers) == 1 else "state spaces and attention")
+    if not config.feedforward.absent:
+        parts.append(f"{gated}{config.feedforward.activation.replace('_', ' ')}")
     if config.bottleneck.width:
         networks = config.bottleneck.num_feedforwards
         parts.append(f"{networks} feed-forward networks between bottlenecks of {config.bottleneck.width}")

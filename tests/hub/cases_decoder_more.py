@@ -58,6 +58,19 @@ OPT = {
     "dropout": 0.0,
 }
 SMOLLM = LLAMA | {"num_hidden_layers": 3, "pad_token_id": 0}
+MAMBA2 = {
+    "vocab_size": 61,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_heads": 12,
+    "head_dim": 4,
+    "expand": 2,
+    "state_size": 6,
+    "n_groups": 3,
+    "conv_kernel": 3,
+    "chunk_size": 4,
+    "layer_norm_epsilon": 1e-3,
+}
 TOKENS = {"pad_token_id": 0, "eos_token_id": 1}
 
 CASES = {
@@ -228,4 +241,18 @@ CASES = {
     "glm4": case(
         "Glm4ForCausalLM", "Glm4Config", LLAMA | TOKENS | {"head_dim": 8, "rope_parameters": ROTARY}
     ),
+    "mamba2": case(
+        "Mamba2ForCausalLM",
+        "Mamba2Config",
+        MAMBA2
+        | {
+            "use_bias": True,
+            "use_conv_bias": False,
+            "time_step_limit": (0.2, 0.9),
+            "tie_word_embeddings": True,
+        },
+        # Its bias stands in the padding that the class convolves.
+        padding="none",
+    ),
+    "mamba2-plain": case("Mamba2ForCausalLM", "Mamba2Config", MAMBA2 | {"n_groups": 1}, padding="left"),
 }

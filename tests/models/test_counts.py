@@ -15,7 +15,13 @@ from tlx.models.families.family import replaced
 from tlx.models.flops_formula import BatchShape, model_flops, nonembedding_params
 from tlx.models.flops_traced import matmul_flops
 from tlx.nn.characters import CharacterConfig
-from tlx.nn.config import AttentionConfig, BottleneckConfig, ExecutionConfig, FeedForwardConfig
+from tlx.nn.config import (
+    AttentionConfig,
+    BottleneckConfig,
+    ExecutionConfig,
+    FeedForwardConfig,
+    StateSpaceConfig,
+)
 from tlx.nn.embed import EmbeddingConfig
 from tlx.optim.leaves import describe
 from tlx.training import carry as carries
@@ -30,6 +36,11 @@ FEATURES = {
         {"block_layout": "sandwich"},
         {"feedforward": FeedForwardConfig(gated=True, ff_dim=80, bias=False, num_experts=4)},
         {"feedforward": FeedForwardConfig(bias=False, num_experts=4, capacity_factor=1.25)},
+        {
+            "mixer": ("state_space", "attention", "attention"),
+            "num_layers": 4,
+            "state_space": StateSpaceConfig(num_heads=6, head_dim=4, state_dim=5, num_groups=3, chunk_size=6),
+        },
     ],
     "mlm": [
         {"embedding": EmbeddingConfig(width=16, num_types=2), "share_layers": True},
@@ -156,7 +167,7 @@ def test_nonembedding_parameters_are_the_kernels_of_the_layers(objective):
     assert nonembedding_params(module.model) == kernels(module, batch)
 
 
-@pytest.mark.parametrize("name", ["deberta", "deberta-v2", "mixtral", "elmo", "transformer-xl"])
+@pytest.mark.parametrize("name", ["deberta", "deberta-v2", "mixtral", "elmo", "transformer-xl", "mamba2"])
 def test_nonembedding_parameters_of_families(name):
     model = tiny(FAMILIES.load(name).base)
     module, batch = changed(OBJECTIVE_OF[model.kind], {})

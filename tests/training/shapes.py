@@ -27,7 +27,7 @@ OTHERS = tuple(name for name in TABLE if name not in OBJECTIVES)
 VOCAB = Vocabulary(363)
 BATCH, LENGTH = 8, 32
 
-_MODELS = {
+MODELS = {
     "bilm": {"recurrent": RecurrentConfig(cell_dim=48, characters=CharacterConfig(8, ((1, 16), (3, 32)), 2))},
     "clm": {"position": PositionConfig("rotary")},
     "span_corruption": {"position": PositionConfig("relative_bias"), "num_decoder_layers": 2},
@@ -79,7 +79,7 @@ def make(objective: str, length: int = LENGTH, execution: ExecutionConfig | None
         "attention": AttentionConfig(num_heads=4),
         "execution": execution or ExecutionConfig(unroll=1),
     }
-    model = ModelConfig(**values | _MODELS.get(objective, {}))
+    model = ModelConfig(**values | MODELS.get(objective, {}))
     table = np.random.default_rng(0).integers(0, 261, (VOCAB.size, 8)) if objective == "bilm" else None
     spec = ObjectiveSpec(config, length, VOCAB, np.ones(VOCAB.size, bool), characters=table)
     return parts.module(config, model, LossConfig(z_loss=1e-3)), spec

@@ -257,6 +257,12 @@ class GenerationMixin(TextMixin):
             raise ConfigError(
                 "draft: the small model has another tokenizer; train or import one with the same"
             )
+        for mixer in (*self.network.cfg.mixer, *draft.network.cfg.mixer):
+            if mixer == "state_space":
+                raise ConfigError(
+                    "draft: a state space cannot go back to the token before a draft that is not taken; both models "
+                    "must have attention alone (model.mixer)"
+                )
         draft._require_output()
         limits = [limit for limit in (self.max_length, draft.max_length) if limit is not None]
         texts = generate_speculative(

@@ -4,6 +4,7 @@ Shapes: W rows of the cache (B times K).
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +26,9 @@ def reorder(cache: KVCache, parents_BK: jax.Array) -> KVCache:
 
 def _rows(cache: KVCache, change: Callable[[jax.Array, int], jax.Array], cross: bool) -> KVCache:
     """Apply `change(array, row axis)` to every array, to those of the encoder only if `cross`."""
-    changed = {name: change(getattr(cache, name), 1) for name in ("key", "value")}
+    changed: dict[str, Any] = {name: change(getattr(cache, name), 1) for name in ("key", "value")}
     changed["segments"] = change(cache.segments, 0)
+    changed["states"] = jax.tree.map(lambda array: change(array, 1), cache.states)
     if cross and cache.cross_key is not None:
         changed |= {name: change(getattr(cache, name), 1) for name in ("cross_key", "cross_value")}
         # The three arrays of the encoder are set together.

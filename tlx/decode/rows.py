@@ -130,12 +130,18 @@ class RowDecoder(NamedTuple):
             prompt: Its prompt.
             new: Its new tokens.
         """
-        if self.prefixes is not None and self.lm.cfg.kind == "decoder":
+        if self.prefixes is not None and self._can_start_anywhere:
             read = [*prompt, *new[: decoding.num_read]]
             self.prefixes.store(read, StoredText(*decoding.stored_row(row)))
 
+    @property
+    def _can_start_anywhere(self) -> bool:
+        """Whether the cache holds what the model knew at every token: a state is that after the last one."""
+        cfg = self.lm.cfg
+        return cfg.kind == "decoder" and "state_space" not in cfg.mixer
+
     def _split(self, row: RowRequest) -> Split:
-        if self.prefixes is None or row.source is not None:
+        if self.prefixes is None or not self._can_start_anywhere:
             return Split(0, None)
         return self.prefixes.split(row.prompt)
 

@@ -3,6 +3,7 @@
 What one side cannot represent is an error, never a silent approximation.
 """
 
+import dataclasses
 import difflib
 import json
 from collections.abc import Collection, Mapping
@@ -13,6 +14,7 @@ from tlx.base.errors import ConfigError, one_of
 from tlx.hub import dead_keys, fp8, stacks
 from tlx.models.config import ModelConfig
 from tlx.models.families.family import Family, FixedField, MappedField, SameField, replaced
+from tlx.nn.config import AttentionConfig, FeedForwardConfig, StateSpaceConfig
 
 # Parts of ModelConfig that are not in the function computed, or that the user chooses.
 NOT_COMPARED = ("execution", "dtype", "param_dtype", "vocab_multiple", "init")
@@ -172,8 +174,15 @@ def _explicit(config: ModelConfig) -> ModelConfig:
             "attention.num_kv_heads": block.num_kv_heads,
             "feedforward.ff_dim": block.ff_dim,
             "num_decoder_layers": config.decoder_layers,
+            "mixer": () if block.mixers == ("attention",) else _shortest(config.mixer),
+            "state_space.num_heads": block.state_heads,
         },
     )
+
+
+def _shortest(pattern: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a pattern of one kind as that kind alone."""
+    return pattern[:1] if len(set(pattern)) == 1 else pattern
 
 
 def _comparable(config: ModelConfig) -> ModelConfig:
@@ -183,7 +192,15 @@ def _comparable(config: ModelConfig) -> ModelConfig:
         not config.position.absolute
     ):
         config = replaced(config, {"position.max_length": 0})
-    return config
+    mixers = config.block("encoder").mixers
+    unread = {}
+    if "attention" not in mixers:
+        unread["attention"] = AttentionConfig()
+    if "state_space" not in mixers:
+        unread["state_space"] = StateSpaceConfig()
+    if config.feedforward.absent:
+        unread["feedforward"] = FeedForwardConfig(absent=True)
+    return dataclasses.replace(config, **unread)
 
 
 def _keys(field: SameField | FixedField | MappedField) -> tuple[str, ...]:

@@ -203,6 +203,14 @@ DEAD_IN: Mapping[str, Mapping[str, DeadKey]] = {
     },
     "llama": _DECODER,
     "m2m_100": _norms(before=True, embedding=False),
+    "mamba2": {
+        **_group("initial values", "time_step_floor time_step_rank rescale_prenorm_residual"),
+        **_group(
+            "of the original code and older classes; no class reads them",
+            "norm_before_gate time_step_init_scheme time_step_scale rms_norm",
+        ),
+        **_group("the stream's dtype, where the computation is not float32", "residual_in_fp32"),
+    },
     "marian": _norms(before=False, embedding=False),
     "mbart": _norms(before=True, embedding=True),
     "mistral": _DECODER,

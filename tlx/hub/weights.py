@@ -415,8 +415,9 @@ def _writer(
         if row.sections:
             written = []
             for (part_row, param, _stack_index), part in zip(group, parts, strict=True):
-                section_sizes = _sizes(pattern, part_row, param.shape, vocab_size)
-                written.append(pattern.write([part], section_sizes))
+                # The rows of one tensor may be split into different dims.
+                own = parse(part_row.pattern) or pattern
+                written.append(own.write([part], _sizes(own, part_row, param.shape, vocab_size)))
             return _join_sections(row, written).astype(target_dtype)
         sizes = _sizes(pattern, row, leaf.shape, vocab_size)
         # Cut off the rows that pad the vocabulary.

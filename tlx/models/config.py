@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 from tlx.base.errors import ConfigError, one_of
 from tlx.nn.config import (
     LORA_TARGETS,
+    MIXERS,
     AdapterConfig,
     AttentionConfig,
     BlockConfig,
@@ -16,6 +17,7 @@ from tlx.nn.config import (
     NormConfig,
     PositionConfig,
     QuantizationConfig,
+    StateSpaceConfig,
     compute_dtype,
 )
 from tlx.nn.embed import EmbeddingConfig
@@ -160,6 +162,12 @@ class ModelConfig:
     attention: AttentionConfig = dataclasses.field(default_factory=AttentionConfig)
     """Heads, scale and windows."""
 
+    mixer: tuple[str, ...] = ()
+    """Of a decoder: "attention" or "state_space", for the layers of a repeating pattern; (): attention in all."""
+
+    state_space: StateSpaceConfig = dataclasses.field(default_factory=StateSpaceConfig)
+    """Sizes of the mixer "state_space" (Mamba 2)."""
+
     feedforward: FeedForwardConfig = dataclasses.field(default_factory=FeedForwardConfig)
     """The position-wise network, or its experts."""
 
@@ -260,12 +268,15 @@ class ModelConfig:
             num_group_layers=self.num_group_layers,
             bottleneck=self.bottleneck,
             quantization=self.quantization,
+            mixer=self.mixer,
+            state_space=self.state_space,
         )
 
     def validate(self) -> None:
         """Raise ConfigError naming the field, its value and what is legal."""
         _check_sizes(self)
         _check_kind(self)
+        _check_mixers(self)
         _check_experts(self)
         _check_first_norm(self)
         _check_sharing(self)
@@ -367,6 +378,49 @@ def _check_kind(model: ModelConfig) -> None:
     if model.residual_multiplier != 1.0 and model.block_layout == "post":
         raise ConfigError(
             f"model.residual_multiplier = {model.residual_multiplier}: not with block_layout = 'post'"
+        )
+
+
+def _check_mixers(model: ModelConfig) -> None:
+    """Raise ConfigError where state spaces, or layers without a feed-forward network, exclude another part."""
+    for mixer in model.mixer:
+        if mixer not in MIXERS:
+            raise ConfigError(one_of("model.mixer", mixer, MIXERS))
+    is_absent = model.feedforward.absent
+    has_states = "state_space" in model.mixer
+    if not (model.mixer or is_absent):
+        return
+    name = f"model.mixer = {model.mixer}" if model.mixer else "model.feedforward.absent = True"
+    if model.kind != "decoder" or model.block_layout != "pre" or model.share_layers:
+        raise ConfigError(f"{name} needs model.kind = 'decoder', block_layout = 'pre' and no share_layers")
+    if is_absent and model.feedforward.num_experts:
+        raise ConfigError("model.feedforward.absent = True: num_experts must be 0")
+    adapters = model.adapters
+    if is_absent and (adapters.bottleneck_dim or adapters.extra_ff_dim):
+        raise ConfigError(f"{name}: adapters.bottleneck_dim and extra_ff_dim need a feed-forward network")
+    kinds = {target.partition("/")[0] for target in adapters.lora_targets} if adapters.lora_rank else set()
+    lacks_attention = has_states and "attention" not in model.mixer
+    if ("attention" in kinds and lacks_attention) or ("feedforward" in kinds and is_absent):
+        raise ConfigError(
+            f"{name}: the model has no matrix of adapters.lora_targets = {adapters.lora_targets}; the state space's "
+            "have no low-rank adapters"
+        )
+    if has_states:
+        _check_state_space(model)
+
+
+def _check_state_space(model: ModelConfig) -> None:
+    model.state_space.validate(model.width)
+    positions = ("none", "learned", "sinusoidal", "rotary")
+    if model.position.kind not in positions:
+        raise ConfigError(
+            f"model.position.kind = {model.position.kind!r} with model.mixer = {model.mixer}: it must be one of "
+            f"{', '.join(positions)}"
+        )
+    if model.adapters.prefix_length or model.quantization.bits or model.parametrization.name != "standard":
+        raise ConfigError(
+            f"model.mixer = {model.mixer}: not with adapters.prefix_length, quantization.bits and another "
+            "parametrization.name than 'standard'"
         )
 
 

@@ -115,6 +115,31 @@ def _attention_params(block: BlockConfig) -> int:
     return block.width * block.head_dim * 2 * (heads + block.num_kv_heads)
 
 
+def _state_space_params(block: BlockConfig) -> int:
+    """Kernels of the projections of a state space."""
+    part = block.state_space
+    inner = block.state_heads * part.head_dim
+    groups = part.num_groups * part.state_dim
+    return block.width * (3 * inner + 2 * groups + block.state_heads)
+
+
+def _convolution_params(block: BlockConfig) -> int:
+    """Kernels of the convolutions of a state space."""
+    part = block.state_space
+    return part.conv_size * (block.state_heads * part.head_dim + 2 * part.num_groups * part.state_dim)
+
+
+def _state_space(block: BlockConfig, rows: int, length: int) -> int:
+    """Projections, products within chunks, and those with the states between chunks, of one layer."""
+    part = block.state_space
+    size = min(part.chunk_size, length)
+    chunks = rows * math.ceil(length / size)
+    inner = block.state_heads * part.head_dim
+    within = size * size * (part.num_groups * part.state_dim + inner)
+    between = 2 * size * inner * part.state_dim
+    return 2 * rows * length * _state_space_params(block) + 2 * chunks * (within + between)
+
+
 def _bottleneck_params(block: BlockConfig) -> int:
     """Kernels of a layer's projections to and from its inner width, and what values read beyond that width."""
     part = block.bottleneck
@@ -137,8 +162,13 @@ def _stack_params(block: BlockConfig) -> int:
         block_params = _attention_params(block.inner()) + _bottleneck_params(block)
         networks = block.bottleneck.num_feedforwards * num_matrices * block.inner_width * block.ff_dim
         return block.num_layers * (block_params + networks)
-    layer = _attention_params(block)
-    layer += num_matrices * block.width * block.ff_dim * max(1, part.num_experts)
+    num_attending = len(block.layers_with("attention"))
+    num_recurrent = len(block.layers_with("state_space"))
+    mixers = num_attending * _attention_params(block)
+    mixers += num_recurrent * (_state_space_params(block) + _convolution_params(block))
+    layer = 0
+    if not part.absent:
+        layer += num_matrices * block.width * block.ff_dim * max(1, part.num_experts)
     # The router.
     layer += block.width * part.num_experts
     projection = block.width * block.attention.num_heads * block.head_dim
@@ -146,7 +176,7 @@ def _stack_params(block: BlockConfig) -> int:
         layer += projection
     if position.kind == "disentangled" and not position.shared_projections:
         layer += 2 * projection
-    return block.num_layers * layer
+    return mixers + block.num_layers * layer
 
 
 def _output(cfg: ModelConfig, num_targets: int, width: int) -> int:
@@ -248,11 +278,15 @@ def _stack(block: BlockConfig, rows: int, length: int, memory: int, cross: int =
         return block.num_layers * (layer + 2 * tokens * _bottleneck_params(block)), 0
     keys = memory + length
     constant = 0
-    layer = _attend(block, rows, length, keys) + _keys_values(block, rows, keys)
+    attention = _attend(block, rows, length, keys) + _keys_values(block, rows, keys)
+    mixers = len(block.layers_with("attention")) * attention
+    if "state_space" in block.mixers:
+        mixers += len(block.layers_with("state_space")) * _state_space(block, rows, length)
+    layer = 0
     if block.feedforward.num_experts:
         products, constant = _experts(block, rows, length)
         layer += products
-    else:
+    elif not block.feedforward.absent:
         layer += _feedforward(block, rows, length)
     if block.position.kind == "disentangled":
         layer += _disentangled(block, rows, length)
@@ -261,7 +295,7 @@ def _stack(block: BlockConfig, rows: int, length: int, memory: int, cross: int =
         layer += products + constant
     if cross:
         layer += _attend(block, rows, length, cross) + _keys_values(block, rows, cross)
-    return block.num_layers * layer, block.num_layers * constant
+    return mixers + block.num_layers * layer, block.num_layers * constant
 
 
 def _two_streams(cfg: ModelConfig, shape: BatchShape) -> tuple[int, int]:

@@ -324,9 +324,13 @@ class Transformer(nn.Module):
             The cache.
         """
         block = self.cfg.block("decoder")
+        num_attending = len(block.layers_with("attention"))
         cache = caches.empty(
-            block.num_layers, batch_size, length, block.num_kv_heads, block.head_dim, jnp.dtype(block.dtype)
+            num_attending, batch_size, length, block.num_kv_heads, block.head_dim, jnp.dtype(block.dtype)
         )
+        if "state_space" in block.mixers:
+            num_recurrent = len(block.layers_with("state_space"))
+            cache = cache._replace(states=caches.empty_states(block, num_recurrent, batch_size))
         if encoded_BSD is None:
             return cache
         # Once for a whole generation: each step reads them from the cache.

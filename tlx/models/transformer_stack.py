@@ -6,7 +6,9 @@ from typing import Any, NamedTuple, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from tlx.base.errors import ConfigError
 from tlx.models.layer_specs import LayerGroup, LayerSpec, group_layers, layer_specs
 from tlx.nn.block import Block, BlockInputs, BlockOutputs
 from tlx.nn.bottleneck import BottleneckBlock
@@ -22,7 +24,7 @@ from tlx.nn.kernels.choice import kernel_name
 from tlx.nn.mask import Mask
 from tlx.nn.norm import Norm
 from tlx.nn.position import BucketedBias, alibi, per_device_bias
-from tlx.nn.stack import Layer, layer_params, run_layers
+from tlx.nn.stack import Layer, Pattern, layer_params, run_layers
 
 
 class StackInputs(NamedTuple):
@@ -246,6 +248,11 @@ class TransformerStack(nn.Module):
         cfg = self.cfg
         start = cache.num_filled
         length = x_BTE.shape[1]
+        # The states in the cache belong to this segment: tokens of another one find none.
+        last_segment_B = None
+        if cache.states is not None:
+            last_B1 = jax.lax.dynamic_slice_in_dim(cache.segments, jnp.maximum(start - 1, 0), 1, axis=1)
+            last_segment_B = jnp.where(start > 0, last_B1[:, 0], -1)
         capacity = cache.segments.shape[1]
         segments = jax.lax.dynamic_update_slice(cache.segments, segments_BT, (0, start))
         cross_mask = None
@@ -265,29 +272,36 @@ class TransformerStack(nn.Module):
         def make_layer(spec: LayerSpec) -> Layer:
             block = make_block(spec.block, spec.attention_norm)
             mask = block_inputs.mask._replace(window=spec.block.attention.window)
+            # A cache has the layers of its own mixer alone.
+            layers = cfg.layers_with(*spec.block.mixers)
+            index_in_cache_L = np.searchsorted(layers, np.arange(cfg.num_layers)).astype(np.int32)
 
-            def layer(params: Any, carry: tuple[jax.Array, ...], index: jax.Array, encoded_key_value: Any):
+            def layer(params: Any, carry: tuple[Any, ...], index: jax.Array, encoded_key_value: Any):
                 # The cache of all layers is in the carry, where each layer updates it in place.
-                x, key, value = carry
+                x, key, value, states = carry
+                if cfg.mixer:
+                    index = jnp.asarray(index_in_cache_L)[index]
                 layer_inputs = block_inputs._replace(
                     mask=mask,
-                    cache=LayerCache(key, value, index, start),
+                    cache=LayerCache(key, value, index, start, states, last_segment_B),
                     encoded_keys_values=encoded_key_value,
                 )
                 out = cast(BlockOutputs, block.apply({"params": params}, x, layer_inputs))
                 assert out.cache is not None
-                return (out.hidden, out.cache.key, out.cache.value), None
+                return (out.hidden, out.cache.key, out.cache.value, out.cache.states), None
 
             return layer
 
         groups = group_layers(layer_specs(cfg))
         blocks = self._blocks()
-        carry = (x_BTD, cache.key, cache.value)
+        carry = (x_BTD, cache.key, cache.value, cache.states)
         for group in groups:
             # An encoder's keys and values are those of a single group: all layers of such a decoder are alike.
             carry, _ = self._run_group(group, self._params_of(blocks, group), make_layer, carry, encoded)
-        y_BTD, key, value = carry
-        cache = cache._replace(key=key, value=value, segments=segments, num_filled=start + length)
+        y_BTD, key, value, states = carry
+        cache = cache._replace(
+            key=key, value=value, states=states, segments=segments, num_filled=start + length
+        )
         return self._finish(y_BTD, None), cache
 
     def _block_inputs(self, x_BTD: jax.Array, inputs: StackInputs) -> BlockInputs:
@@ -299,6 +313,11 @@ class TransformerStack(nn.Module):
         if memory_length:
             assert inputs.memory_segments_BM is not None
             key_segments = jnp.concatenate([inputs.memory_segments_BM, segments_BT], 1)
+        if "state_space" in cfg.mixers and inputs.prefix_BT is not None:
+            raise ConfigError(
+                f"model.mixer = {cfg.mixer}: a state space reads from left to right; a prefix that is visible to "
+                "itself as a whole (objective prefix_lm) needs attention alone"
+            )
         cross_mask = None
         if inputs.encoded_BSD is not None:
             cross_mask = Mask(segments_BT, inputs.encoded_segments_BS)
@@ -361,6 +380,11 @@ class TransformerStack(nn.Module):
         # The period is the config's and not the shortest one that fits: a stack of fewer layers is not
         # scanned.
         period = self.cfg.period if group.specs[0].in_pattern else 1
+        places = {}
+        for name, owners in self._partial.items():
+            which = [place for place in range(period) if group.start + place in owners]
+            if 0 < len(which) < period:
+                places[name] = which
         return run_layers(
             layers,
             self.cfg,
@@ -368,7 +392,7 @@ class TransformerStack(nn.Module):
             carry,
             inputs,
             share=self._has_one_layer,
-            period=period,
+            repeats=Pattern(period, places),
             first=group.start,
         )
 
@@ -381,20 +405,23 @@ class TransformerStack(nn.Module):
             return blocks
         params = {}
         for name, part in blocks.items():
-            # Parts that the first layer lacks are stored from the second layer on.
-            offset = 1 if name in self._absent_from_first else 0
-            if group.start < offset:
+            layers = self._partial.get(name, range(self.cfg.num_layers))
+            start, stop = np.searchsorted(layers, (group.start, group.stop)).tolist()
+            if start == stop:
                 continue
-            rows: int | slice = slice(group.start - offset, group.stop - offset)
-            if group.specs[0].query_passes:
-                rows = group.start - offset
+            rows: int | slice = start if group.specs[0].query_passes else slice(start, stop)
             params[name] = jax.tree.map(lambda x, rows=rows: x[rows], part)
         return params
 
     @property
-    def _absent_from_first(self) -> tuple[str, ...]:
-        """Parts that the first layer does not have."""
-        return () if self.cfg.norm.before_first_layer else ("attention_norm",)
+    def _partial(self) -> dict[str, Sequence[int]]:
+        """Indices of the layers that have a part, for each part that not all layers have."""
+        partial: dict[str, Sequence[int]] = {}
+        if not self.cfg.norm.before_first_layer:
+            partial["attention_norm"] = range(1, self.cfg.num_layers)
+        if len(self.cfg.mixers) > 1:
+            partial |= {mixer: self.cfg.layers_with(mixer) for mixer in self.cfg.mixers}
+        return partial
 
     @property
     def _has_shared_bias(self) -> bool:
@@ -410,7 +437,7 @@ class TransformerStack(nn.Module):
         """The layers' parameters, [L, ...], or one layer's; without `init` they exist."""
         order = self.cfg.shared_order
         num_stored = max(order) + 1 if order else self.cfg.num_layers
-        blocks = layer_params(self, init, num_stored, self._has_one_layer, self._absent_from_first)
+        blocks = layer_params(self, init, num_stored, self._has_one_layer, self._partial)
         return jax.tree.map(lambda x: x[jnp.array(order)], blocks) if order else blocks
 
     def _finish(self, y_BTD: jax.Array, keys_B: jax.Array | None) -> jax.Array:

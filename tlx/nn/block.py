@@ -1,4 +1,4 @@
-"""One layer: attention, cross-attention and a feed-forward network around a residual stream."""
+"""One layer: attention or a state space, cross-attention and a feed-forward network around a residual stream."""
 
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from tlx.nn.dropout import (
 from tlx.nn.feedforward import Experts, FeedForward, Routing
 from tlx.nn.mask import Mask
 from tlx.nn.norm import Norm
+from tlx.nn.state_space import StateSpace
 from tlx.parallel.sharding import constrain
 
 RESIDUAL_DIMS = ("batch", "sequence", "activation_embed")
@@ -109,15 +110,19 @@ class Block(nn.Module):
     def setup(self):
         """Create parameters and submodules."""
         cfg = self.cfg
-        self.attention = Attention(cfg)
+        if "attention" in cfg.mixers:
+            self.attention = Attention(cfg)
+        if "state_space" in cfg.mixers:
+            self.state_space = StateSpace(cfg)
         if self.has_attention_norm:
             self.attention_norm = self._norm()
         if cfg.cross:
             self.cross_attention = Attention(cfg, cross=True)
             self.cross_norm = self._norm()
-        self.feedforward = Experts(cfg) if cfg.feedforward.num_experts else FeedForward(cfg)
-        if cfg.block_layout != "parallel_shared":
-            self.feedforward_norm = self._norm()
+        if not cfg.feedforward.absent:
+            self.feedforward = Experts(cfg) if cfg.feedforward.num_experts else FeedForward(cfg)
+            if cfg.block_layout != "parallel_shared":
+                self.feedforward_norm = self._norm()
         if cfg.adapters.bottleneck_dim:
             self.adapter = BottleneckAdapter(cfg)
             if cfg.adapters.bottleneck_after_attention:
@@ -152,6 +157,8 @@ class Block(nn.Module):
             if is_post:
                 x_BTD = self.cross_norm(x_BTD)
             x_BTD = constrain(x_BTD, RESIDUAL_DIMS)
+        if cfg.feedforward.absent:
+            return BlockOutputs(x_BTD, cache, None)
         is_read_raw = cfg.block_layout in ("post", "output")
         y_BTD, routing = self._feed(x_BTD if is_read_raw else self.feedforward_norm(x_BTD), inputs.keys_B)
         x_BTD = self._add(x_BTD, y_BTD)
@@ -243,17 +250,24 @@ class Block(nn.Module):
         return self.attention_norm(x) if self.has_attention_norm else x
 
     def _attend(self, x: jax.Array, inputs: BlockInputs) -> tuple[jax.Array, LayerCache | None]:
-        """Self-attention of x, which is normalised already where the layout says so."""
-        y, cache = self.attention(
-            x,
-            self._source(x, inputs),
-            inputs.mask,
-            bias=inputs.bias,
-            positions_BT=inputs.positions_BT,
-            keys_B=inputs.keys_B,
-            cache=inputs.cache,
-            distances_RD=inputs.distances_RD,
-        )
+        """The layer's mixer on x, which is normalised already where the layout says so."""
+        y = x
+        cache = inputs.cache
+        # A layer has one; the parameters of all layers are initialised as those of a layer that has every kind.
+        if "state_space" in self.cfg.mixers:
+            assert inputs.mask.query_segments is not None
+            y, cache = self.state_space(x, inputs.mask.query_segments, cache)
+        if "attention" in self.cfg.mixers:
+            y, cache = self.attention(
+                x,
+                self._source(x, inputs),
+                inputs.mask,
+                bias=inputs.bias,
+                positions_BT=inputs.positions_BT,
+                keys_B=inputs.keys_B,
+                cache=inputs.cache,
+                distances_RD=inputs.distances_RD,
+            )
         if self.cfg.block_layout == "sandwich":
             # Before dropout and residual connection, as in Gemma 2.
             y = self.attention_post_norm(y)

@@ -1,4 +1,7 @@
-"""Key/value caches for decoding: plain arrays that travel in the carry of the loop over layers."""
+"""Caches for decoding, of keys and values, and of states: plain arrays in the carry of the loop over layers.
+
+Shapes: U size of a state, W tokens before the next one that a convolution reads.
+"""
 
 from typing import NamedTuple
 
@@ -6,12 +9,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tlx.nn.config import BlockConfig
+
+
+class StateSpaceCache(NamedTuple):
+    """States of all layers with a state space (nn/state_space.py) after the tokens so far, or of one of them."""
+
+    state: jax.Array
+    """float32[L, B, N, H, U]; of one layer without L, as below."""
+
+    x: jax.Array
+    """[L, B, W, N, H]: what the convolutions read of the tokens before, 0 for those of earlier segments."""
+
+    b: jax.Array
+    """[L, B, W, G, U]."""
+
+    c: jax.Array
+    """[L, B, W, G, U]."""
+
 
 class KVCache(NamedTuple):
-    """Keys and values of all layers of a decoder for the tokens so far."""
+    """Keys and values of a decoder's layers with attention, and states of its others, for the tokens so far."""
 
     key: jax.Array
-    """[L, B, S, G, H], S the capacity."""
+    """[L, B, S, G, H], S the capacity, L the layers with attention."""
 
     value: jax.Array
     """[L, B, S, G, H]."""
@@ -31,6 +52,9 @@ class KVCache(NamedTuple):
     cross_segments: jax.Array | None = None
     """int[B, S']: segments of the encoder's tokens."""
 
+    states: StateSpaceCache | None = None
+    """States of the layers with a state space; None: there are none."""
+
 
 class LayerCache(NamedTuple):
     """One layer's view of the cache: the arrays of all layers, and where this one writes.
@@ -46,10 +70,41 @@ class LayerCache(NamedTuple):
     """[L, B, S, G, H]."""
 
     layer: jax.Array
-    """int[]: index of the layer."""
+    """int[]: index of the layer among those with the same mixer."""
 
     start: jax.Array
     """int[]: entry of S where the next keys and values are written."""
+
+    states: StateSpaceCache | None = None
+    """States of all layers with a state space."""
+
+    last_segment_B: jax.Array | None = None
+    """int[B]: segment of the token before, -1 where there is none; None without such layers."""
+
+
+def empty_states(block: BlockConfig, num_layers: int, batch: int) -> StateSpaceCache:
+    """Create the states before the first token.
+
+    Args:
+        block: the layers.
+        num_layers: those with a state space.
+        batch: rows B.
+
+    Returns:
+        The states.
+    """
+    part = block.state_space
+    dtype = jnp.dtype(block.dtype)
+    heads = (block.state_heads, part.head_dim)
+    window = (num_layers, batch, part.conv_size - 1)
+    groups = (*window, part.num_groups, part.state_dim)
+    return StateSpaceCache(
+        # Float32 in any computation: a state is a sum over all tokens of a document.
+        state=jnp.zeros((num_layers, batch, *heads, part.state_dim), jnp.float32),
+        x=jnp.zeros((*window, *heads), dtype),
+        b=jnp.zeros(groups, dtype),
+        c=jnp.zeros(groups, dtype),
+    )
 
 
 def empty(
@@ -132,3 +187,17 @@ def write(
     layer_key = jax.lax.dynamic_index_in_dim(key, cache.layer, keepdims=False)
     layer_value = jax.lax.dynamic_index_in_dim(value, cache.layer, keepdims=False)
     return cache._replace(key=key, value=value), layer_key, layer_value
+
+
+def read_states(cache: LayerCache) -> StateSpaceCache:
+    """Return the states of the layer."""
+    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, cache.layer, keepdims=False), cache.states)
+
+
+def write_states(cache: LayerCache, states: StateSpaceCache) -> LayerCache:
+    """Store the states of the layer in place of those before."""
+
+    def written(of_all: jax.Array, of_one: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_index_in_dim(of_all, of_one.astype(of_all.dtype), cache.layer, 0)
+
+    return cache._replace(states=jax.tree.map(written, cache.states, states))

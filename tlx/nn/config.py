@@ -248,6 +248,9 @@ class FeedForwardConfig:
     dropout: float = 0.0
     """Dropout rate of the hidden activations (T5), in [0, 1)."""
 
+    absent: bool = False
+    """Whether layers have none (Mamba 2): a layer is its mixer alone."""
+
     num_experts: int = 0
     """Number of experts; 0: one network for all tokens."""
 
@@ -259,6 +262,74 @@ class FeedForwardConfig:
 
     router_aux_weight: float = 0.01
     """Coefficient of the load-balancing term in the loss."""
+
+
+MIXERS = ("attention", "state_space")
+"""Legal values of model.mixer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StateSpaceConfig:
+    """Sizes of the mixer "state_space" (Mamba 2, Dao and Gu 2024): see nn/state_space.py."""
+
+    num_heads: int = 0
+    """Heads; 0: 2 * width / head_dim."""
+
+    head_dim: int = 64
+    """Size of a head."""
+
+    state_dim: int = 128
+    """Size of the state of each of its dims."""
+
+    num_groups: int = 1
+    """Groups of heads that share what is written along and what is read along, a divisor of the heads."""
+
+    conv_size: int = 4
+    """Tokens that the convolution before the recurrence reads, at least 1."""
+
+    conv_bias: bool = True
+    """Whether the convolution has a bias."""
+
+    bias: bool = False
+    """Whether the projections have biases."""
+
+    chunk_size: int = 256
+    """Tokens that are computed by products, at least 1; it changes speed and memory, never the result."""
+
+    dt_range: tuple[float, float] = (0.001, 0.1)
+    """Range of the initial step sizes, whose logarithms are drawn uniformly; above 0."""
+
+    dt_limits: tuple[float, float] = (0.0, 0.0)
+    """Smallest and largest step size; 0 as the largest: no limit."""
+
+    def validate(self, width: int) -> None:
+        """Raise ConfigError for a value that a model of this width cannot have."""
+        sizes = (self.head_dim, self.state_dim, self.num_groups, self.conv_size, self.chunk_size)
+        if min(sizes) < 1 or self.num_heads < 0:
+            raise ConfigError(
+                "model.state_space: head_dim, state_dim, num_groups, conv_size and chunk_size must be 1 or more, and "
+                f"num_heads 0 or more; they are {sizes} and {self.num_heads}"
+            )
+        if not self.num_heads and 2 * width % self.head_dim:
+            raise ConfigError(
+                f"model.state_space.head_dim = {self.head_dim} does not divide 2 * model.width = {2 * width}; choose "
+                "another one, or set model.state_space.num_heads"
+            )
+        num_heads = self.num_heads or 2 * width // self.head_dim
+        if num_heads % self.num_groups:
+            divisors = [n for n in range(1, num_heads + 1) if num_heads % n == 0]
+            raise ConfigError(
+                f"model.state_space.num_groups = {self.num_groups} does not divide its {num_heads} heads; choose one "
+                f"of {', '.join(map(str, divisors))}"
+            )
+        if not 0 < self.dt_range[0] <= self.dt_range[1]:
+            raise ConfigError(f"model.state_space.dt_range = {self.dt_range} must rise, from above 0")
+        low, high = self.dt_limits
+        if low < 0 or (high and high < low):
+            raise ConfigError(
+                f"model.state_space.dt_limits = {self.dt_limits} must rise, from 0 or more; 0 as the largest is no "
+                "limit"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -472,6 +543,27 @@ class BlockConfig:
     quantization: QuantizationConfig = QuantizationConfig()
     """Quantisation of linear layers and tables."""
 
+    mixer: tuple[str, ...] = ()
+    """Mixers of the layers of the repeating pattern, of MIXERS; (): attention."""
+
+    state_space: StateSpaceConfig = StateSpaceConfig()
+    """Sizes of the mixer "state_space"."""
+
+    @property
+    def mixers(self) -> tuple[str, ...]:
+        """Kinds of mixers in the pattern, each once."""
+        return tuple(dict.fromkeys(self.mixer)) or ("attention",)
+
+    def layers_with(self, mixer: str) -> tuple[int, ...]:
+        """Return the indices of the layers of the stack that have a mixer."""
+        pattern = self.mixer or ("attention",)
+        return tuple(i for i in range(self.num_layers) if pattern[i % len(pattern)] == mixer)
+
+    @property
+    def state_heads(self) -> int:
+        """Heads of the mixer "state_space"."""
+        return self.state_space.num_heads or 2 * self.width // self.state_space.head_dim
+
     @property
     def inner_width(self) -> int:
         """Width inside a layer: that of its bottleneck, else D."""
@@ -503,13 +595,14 @@ class BlockConfig:
 
     @property
     def period(self) -> int:
-        """Number of layers after which windows and rotations repeat; of all where no two are alike."""
+        """Number of layers after which windows, rotations and mixers repeat; of all where no two are alike."""
         if self.attention.scale_by_layer:
             return self.num_layers
-        return math.lcm(len(self.attention.window_pattern) or 1, len(self.position.rotary_pattern) or 1)
+        patterns = (self.attention.window_pattern, self.position.rotary_pattern, self.mixer)
+        return math.lcm(*[len(pattern) or 1 for pattern in patterns])
 
     def layer(self, place: int) -> "BlockConfig":
-        """Return the config of the layer at index `place` of the repeating pattern: one window, one theta."""
+        """Return the config of the layer at index `place` of the repeating pattern: one window, theta and mixer."""
         position = self.position
         pattern = self.attention.window_pattern
         window = pattern[place % len(pattern)] if pattern else self.attention.window
@@ -522,7 +615,10 @@ class BlockConfig:
         # Without the pattern, so that layers of one kind have equal configs.
         attention = dataclasses.replace(self.attention, window=window, window_pattern=())
         layer_number = place + 1 if self.attention.scale_by_layer else 0
-        return dataclasses.replace(self, attention=attention, position=position, layer_number=layer_number)
+        mixer = self.mixer and (self.mixer[place % len(self.mixer)],)
+        return dataclasses.replace(
+            self, attention=attention, position=position, layer_number=layer_number, mixer=mixer
+        )
 
     def lora(self, target: str, first_site: int = 0) -> Lora | None:
         """Return the low-rank adapter of a matrix of LORA_TARGETS; None: it has none.

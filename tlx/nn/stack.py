@@ -1,12 +1,14 @@
 """Layers run by one scan over parameters that are stored stacked, [layers, ...]."""
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.core import meta
 
 from tlx.base.errors import ConfigError
@@ -28,6 +30,20 @@ MOST_UNROLLED = 12
 
 An unrolled stack is the faster one there, but XLA compiles each layer of it: a deeper stack runs one layer
 an iteration, so that its program does not grow with its depth. """
+
+
+class Pattern(NamedTuple):
+    """How the layers of a stack repeat."""
+
+    period: int = 1
+    """Number of layers after which they do. Fewer layers than that are not scanned."""
+
+    places: Mapping[str, Sequence[int]] = types.MappingProxyType({})
+    """Indices in the period of the layers that have a part, for each part that not all of them have."""
+
+
+UNIFORM = Pattern()
+"""All layers are alike."""
 
 Layer = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
 """(parameters of one layer, carry, index of the layer, its inputs) -> (carry, its outputs)."""
@@ -92,7 +108,7 @@ def layer_params(
     init_one: Callable[[jax.Array], Any] | None,
     num_layers: int,
     share: bool,
-    absent: Sequence[str] = (),
+    partial: Mapping[str, Sequence[int]] = types.MappingProxyType({}),
 ) -> Any:
     """Return the parameters "blocks" of a module, created where they do not exist.
 
@@ -104,23 +120,27 @@ def layer_params(
         init_one: initialiser of one layer, from a key to its parameters; None where they must exist.
         num_layers: L.
         share: whether all layers have one layer's parameters (ALBERT).
-        absent: parts that the first layer does not have.
+        partial: indices of the layers that have a part, for each part that not all layers have.
 
     Returns:
-        A tree of [L, ...] arrays; [L - 1, ...] for `absent` parts, those of the second layer on; one
-        layer's tree where they are shared.
+        A tree of [L, ...] arrays, of a `partial` part [its layers, ...]; one layer's tree where they are shared.
     """
     if module.has_variable("params", "blocks"):
         return meta.unbox(module.get_variable("params", "blocks"))
     assert init_one is not None, "parameters must exist"
     init = init_one if share else stacked_init(init_one, num_layers)
 
-    def without_first(key: jax.Array) -> Any:
+    def of_layers_that_have_them(key: jax.Array) -> Any:
         blocks = init(key)
-        # Drawn for all layers and cut: the values of the others do not depend on the first one's parts.
-        return blocks | {name: jax.tree.map(lambda x: x[1:], blocks[name]) for name in absent}
+        # Drawn for all layers and cut: the values of the others do not depend on the parts of one.
+        cut = {
+            name: jax.tree.map(lambda x, layers=layers: x[np.array(layers)], blocks[name])
+            for name, layers in partial.items()
+            if layers
+        }
+        return {name: part for name, part in blocks.items() if name not in partial} | cut
 
-    return module.param("blocks", without_first if absent else init)
+    return module.param("blocks", of_layers_that_have_them if partial else init)
 
 
 def run_layers(
@@ -131,25 +151,27 @@ def run_layers(
     inputs: Any = None,
     *,
     share: bool,
-    period: int = 1,
+    repeats: Pattern = UNIFORM,
     first: int = 0,
 ) -> tuple[Any, Any]:
     """Run consecutive layers by one scan over whole periods of their pattern, then what is left over.
 
     Args:
-        layers: one function for each layer; they repeat after `period` of them.
+        layers: one function for each layer; they repeat after a period of them.
         cfg: execution.remat and execution.unroll.
-        blocks: these layers' parameters, [len(layers), ...]; one layer's where they are shared.
+        blocks: these layers' parameters, [len(layers), ...], of a part that not all have [its layers, ...]; one
+            layer's where they are shared.
         carry: what goes from layer to layer.
         inputs: a tree of [len(layers), ...] arrays, of which each layer gets its own; None: none.
         share: whether all layers have one layer's parameters.
-        period: number of layers after which the pattern repeats. Fewer layers than that are not scanned.
+        repeats: their pattern, from the first of these layers on.
         first: index of the first of these layers in the stack.
 
     Returns:
         (carry, outputs of all layers stacked [len(layers), ...]).
     """
     num_layers = len(layers)
+    period = repeats.period
     if not num_layers:
         return carry, None
     num_periods = num_layers // period
@@ -162,7 +184,7 @@ def run_layers(
         _sliced,
         cfg=cfg,
         shared=blocks if share else None,
-        period=period,
+        repeats=repeats,
         prevent_cse=unroll > 1 or period > 1,
     )
     pattern = [make(layer, position) for position, layer in enumerate(layers[:period])]
@@ -174,7 +196,7 @@ def run_layers(
     scanned = (None if share else blocks, first + jnp.arange(num_layers), inputs)
     pieces = []
     if num_periods:
-        by_period = jax.tree.map(lambda x: _by_period(x, num_scanned, period), scanned)
+        by_period = _take(scanned, repeats, lambda x, size: _by_period(x, num_periods, size, period))
         carry, outputs = jax.lax.scan(
             run_period, carry, by_period, length=num_periods, unroll=min(unroll, num_periods)
         )
@@ -182,14 +204,20 @@ def run_layers(
             outputs = jax.tree.map(lambda x: x.reshape(num_scanned, *x.shape[2:]), outputs)
         pieces.append(outputs)
     if num_layers > num_scanned:
-        remaining = jax.tree.map(lambda x: x[num_scanned:], scanned)
+        remaining = _take(scanned, repeats, lambda x, size: x[num_periods * size :])
         carry, outputs = _run_pattern(pattern[: num_layers - num_scanned], carry, remaining)
         pieces.append(outputs)
     return carry, jax.tree.map(_concatenate, *pieces)
 
 
 def _sliced(
-    layer: Layer, position: int, *, cfg: BlockConfig, shared: Any, period: int, prevent_cse: bool
+    layer: Layer,
+    position: int,
+    *,
+    cfg: BlockConfig,
+    shared: Any,
+    repeats: Pattern,
+    prevent_cse: bool,
 ) -> Callable[[Any, Any], tuple[Any, Any]]:
     """Make a pattern's layer a function of the whole period's parameters and inputs.
 
@@ -201,7 +229,7 @@ def _sliced(
         position: its index in the period.
         cfg: execution.remat.
         shared: the parameters of all layers where they are shared, else None.
-        period: layers of a period; one alone is not sliced.
+        repeats: the pattern; a layer alone is not sliced.
         prevent_cse: whether rematerialisation needs barriers.
 
     Returns:
@@ -210,17 +238,59 @@ def _sliced(
     recompute, policy = remat_policy(cfg.execution.remat)
 
     def run(carry: Any, scanned: Any) -> tuple[Any, Any]:
-        if period > 1:
-            scanned = jax.tree.map(lambda x: x[position], scanned)
         params, index, inputs = scanned
+        if repeats.period > 1:
+            index, inputs = jax.tree.map(lambda x: x[position], (index, inputs))
+            params = _of_layer(params, repeats, position)
         return layer(params if shared is None else shared, carry, index, inputs)
 
     return jax.checkpoint(run, policy=policy, prevent_cse=prevent_cse) if recompute else run
 
 
-def _by_period(x: jax.Array, num_scanned: int, period: int) -> jax.Array:
-    """Give an array of [layers, ...] a dim for the layers of a period: a scan over single layers needs none."""
-    return x if period == 1 else x[:num_scanned].reshape(-1, period, *x.shape[1:])
+def _of_layer(params: Any, repeats: Pattern, position: int) -> Any:
+    """Slice the parameters of the layer at a position out of a period's; None where all layers share them."""
+    if not repeats.places:
+        return jax.tree.map(lambda x: x[position], params)
+    own = {}
+    for name, part in params.items():
+        # A part is stored for the layers that have it, in their order.
+        places = list(repeats.places.get(name, range(repeats.period)))
+        if position in places:
+            index = places.index(position)
+            own[name] = jax.tree.map(lambda x, index=index: x[index], part)
+    return own
+
+
+def _take(
+    scanned: tuple[Any, ...],
+    repeats: Pattern,
+    take: Callable[[jax.Array, int], jax.Array],
+) -> tuple[Any, ...]:
+    """Take layers of parameters, indices and inputs.
+
+    Args:
+        scanned: the three, the parameters None where all layers share them.
+        repeats: the pattern.
+        take: makes the part of an array of [layers, ...] of which each period has so many layers.
+
+    Returns:
+        The parts of the three.
+    """
+    params, *others = scanned
+    period, places = repeats
+    taken = jax.tree.map(lambda x: take(x, period), (None if places else params, *others))
+    if not places:
+        return taken
+    sizes = {name: len(places[name]) if name in places else period for name in params}
+    parts = {
+        name: jax.tree.map(lambda x, size=sizes[name]: take(x, size), part) for name, part in params.items()
+    }
+    return (parts, *taken[1:])
+
+
+def _by_period(x: jax.Array, num_periods: int, size: int, period: int) -> jax.Array:
+    """Give an array of [layers, ...], `size` of each period, a dim for them: a scan over single layers needs none."""
+    return x if period == 1 else x[: num_periods * size].reshape(-1, size, *x.shape[1:])
 
 
 def _run_pattern(pattern: Sequence[Callable[..., Any]], carry: Any, scanned: Any) -> tuple[Any, Any]:

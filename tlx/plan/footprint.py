@@ -169,6 +169,8 @@ def _tensor_dims(config: RunConfig) -> set[int]:
     dims = {model.padded_vocab}
     for block in (model.block("encoder"), model.block("decoder")):
         dims |= {block.attention.num_heads, block.num_kv_heads, block.ff_dim}
+        if "state_space" in block.mixers:
+            dims.add(block.state_heads)
     return dims
 
 

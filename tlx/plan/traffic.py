@@ -69,7 +69,8 @@ def _add_activations(config: RunConfig, program: Program, itemsize: int, add: Ad
         if sizes["tensor"] > 1:
             # Two products a layer (three with cross-attention) end in a sum over the axis, and as many
             # of their gradients; so do the table's rows, and the gradient of the logits' input.
-            sums = (6 if block.cross else 4) * block.num_layers + (2 if stack == "decoder" else 1)
+            parts = 1 + block.cross + (not block.feedforward.absent)
+            sums = 2 * parts * block.num_layers + (2 if stack == "decoder" else 1)
             sums += 1 if model.kind != "encoder_decoder" and stack == "encoder" else 0
             add("all-reduce", "tensor", 2 * sums * size * _ring_fraction(sizes["tensor"]))
         if sizes["context"] > 1:
@@ -77,8 +78,9 @@ def _add_activations(config: RunConfig, program: Program, itemsize: int, add: Ad
             keys /= sizes["tensor"]
             fraction = _ring_fraction(sizes["context"])
             # Keys and values of the whole row, forward and backward, and their gradients.
-            add("all-gather", "context", 4 * block.num_layers * keys * fraction)
-            add("reduce-scatter", "context", 2 * block.num_layers * keys * fraction)
+            num_attending = len(block.layers_with("attention"))
+            add("all-gather", "context", 4 * num_attending * keys * fraction)
+            add("reduce-scatter", "context", 2 * num_attending * keys * fraction)
         if sizes["expert"] > 1 and block.feedforward.num_experts:
             chosen = block.feedforward.experts_per_token
             sent = 4 * block.num_layers * chosen * size * _ring_fraction(sizes["expert"])

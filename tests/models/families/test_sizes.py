@@ -99,6 +99,12 @@ transformer-xl large - 285_205_322
 
 # Counted with the classes themselves, without memory (tests/hub/test_live.py counts them again).
 SINCE = """
+mamba2 130m Mamba2ForCausalLM 128_989_632
+mamba2 370m Mamba2ForCausalLM 368_346_624
+mamba2 780m Mamba2ForCausalLM 780_161_280
+mamba2 1.3b Mamba2ForCausalLM 1_343_757_312
+mamba2 2.7b Mamba2ForCausalLM 2_702_599_680
+mamba2 codestral-7b Mamba2ForCausalLM 7_285_403_648
 qwen2 0.5b Qwen2ForCausalLM 494_032_768
 qwen2 1.5b Qwen2ForCausalLM 1_543_714_304
 qwen2 3b Qwen2ForCausalLM 3_085_938_688
