@@ -50,8 +50,13 @@ READ = {
     "evaluate --tasks",
     "plan --ladder",
     "report PATH",
+    "chat --retrieve",
+    "data --vectors",
+    "scale --rate-law",
     "scale --runs",
     "scale compare --with",
+    "scale curve --run",
+    "scale curve --reference",
 }
 # Those that are written.
 WRITTEN = {
@@ -88,7 +93,7 @@ OTHER = {
     "--host", "--method", "--target", "--share", "--sbatch", "--python", "--name", "--plan", "--flag", "--env",
     "--drop", "--linear",
     "--backend", "--importer", "--where", "--law", "--loss", "--convention", "--curve", "--metric", "--form",
-    "--change", "--compiler-python", "--compilation-cache",
+    "--change", "--bits", "--columns", "--compiler-python", "--compilation-cache",
 }  # fmt: skip
 # Keys of the config that hold places, and those whose explanations speak of files without holding one.
 KEYS = {
@@ -213,6 +218,7 @@ ELSEWHERE = {
     "data --to": "data/test_corpus.py",
     "evaluate --data": "data/test_sources.py",
     "evaluate --tasks": "api/test_harness.py",
+    "data --vectors": "trainer/test_augment.py",
 }
 # By flag: words of a command with it, its exit code, and a text that it prints. {run} is a run in a bucket, {none}
 # an address where there is nothing, {new} one that is written to, {files} a place with files.
@@ -252,6 +258,28 @@ COMMANDS = {
     ),
     "report PATH": (["report", "{run}", "--goodput", "--json"], 0, "seconds"),
     "report --plot": (["report", "{run}", "--goodput", "--plot={new}/goodput.png"], 0, ""),
+    "chat --retrieve": (
+        ["chat", "{run}", "--retrieve={none}/answers.jsonl", "--columns=q,a"],
+        64,
+        "{none}/answers.jsonl",
+    ),
+    "scale --rate-law": (
+        [
+            "scale",
+            "plan",
+            "--config=scaling/quickstart",
+            "--rate-law={none}/rates.json",
+            "--folder={new}/ladder",
+        ],
+        64,
+        "{none}/rates.json",
+    ),
+    "scale curve --run": (["scale", "curve", "--run={none}"], 64, "{none} holds no run"),
+    "scale curve --reference": (
+        ["scale", "curve", "--run={run}", "--reference={none}"],
+        64,
+        "{none} holds no run",
+    ),
     "scale --runs": (["scale", "fit", "--runs={none}/table.csv"], 64, "no table of runs at {none}/table.csv"),
     "scale compare --with": (
         ["scale", "compare", "--runs={files}/runs.jsonl", "--with={none}/table.csv", "--boot=5"],

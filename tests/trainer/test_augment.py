@@ -6,8 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from tests import stores
 from tests.run_directory import write_run
 from tlx import cli
+from tlx.base import place as places
 from tlx.base.errors import ConfigError, DataError
 from tlx.data.readers import Record
 from tlx.trainer.augment import AugmentConfig, Augmenter, augmented, read_vectors
@@ -84,6 +86,9 @@ def test_candidates_are_the_masked_models_or_neighbours(tmp_path):
     vectors.write_text("walking 1 0\nrunning 0.9 0.1\nflying 0 1\nsitting 1 0.2\n")
     found = words_of("the walking.", vectors=str(vectors))
     assert found["walking"] == {"running", "sitting", "flying"}
+    bucket = stores.place("gs", tmp_path) / "vectors.txt"
+    places.write(bucket, vectors.read_bytes())
+    assert read_vectors(str(bucket)).words == read_vectors(str(vectors)).words
     vectors.write_text("walking 1 0\nrunning 0.9\n")
     with pytest.raises(DataError, match="vectors.txt:2: 1 numbers, the first line has 2"):
         read_vectors(str(vectors))

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from tlx.base import place as places
 from tlx.base.errors import ConfigError, DataError
 
 
@@ -57,8 +58,7 @@ def load_rate_law(source: str | os.PathLike | Mapping[str, Any]) -> RateLaw:
     if name in RATE_LAWS:
         return RATE_LAWS[name]
     try:
-        with open(name, encoding="utf-8") as file:
-            content = json.load(file)
+        content = json.loads(places.as_named(name).read_text(encoding="utf-8"))
     except OSError as error:
         choices = ", ".join(RATE_LAWS)
         raise ConfigError(

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tlx.api.loaded_model import LoadedModel
+from tlx.base import place as places
 from tlx.base.errors import ConfigError, DataError
 from tlx.data.readers import Record
 
@@ -224,20 +225,19 @@ def read_vectors(path: str) -> WordVectors:
     words = []
     rows = []
     try:
-        with open(path, encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                word, *values = line.rstrip().split(" ")
-                try:
-                    rows.append(np.array(values, np.float32))
-                except ValueError:
-                    raise DataError(f"{path}:{number}: not a word and numbers") from None
-                if not values or len(rows[-1]) != len(rows[0]):
-                    raise DataError(
-                        f"{path}:{number}: {len(values)} numbers, the first line has {len(rows[0])}"
-                    )
-                words.append(word)
-    except OSError as error:
+        text = places.as_named(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"vectors = {path!r} cannot be read: {error}") from error
+    # Not splitlines: words hold other separators of lines.
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
+        word, *values = line.rstrip().split(" ")
+        try:
+            rows.append(np.array(values, np.float32))
+        except ValueError:
+            raise DataError(f"{path}:{number}: not a word and numbers") from None
+        if not values or len(rows[-1]) != len(rows[0]):
+            raise DataError(f"{path}:{number}: {len(values)} numbers, the first line has {len(rows[0])}")
+        words.append(word)
     if not words:
         raise DataError(f"{path} has no vectors")
     table = np.stack(rows)
