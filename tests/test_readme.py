@@ -17,6 +17,7 @@ import tlx
 from tlx import cli
 from tlx.base.config_files import load_config, override, run_name
 from tlx.cli import VERBS
+from tlx.models.families import TABLE as FAMILIES
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -209,3 +210,8 @@ def test_the_faults_of_the_catalogue_name_tests_that_exist():
             assert not name or f"def {name}(" in source, row
             named += bool(name)
     assert named >= 50
+
+
+def test_the_number_of_families_is_that_of_the_table():
+    (number,) = re.findall(r"\[(\d+) published model families\]", README)
+    assert int(number) == len(list(FAMILIES))
