@@ -225,6 +225,11 @@ def test_downstream_by_sigmoid_and_in_one_step():
     assert max(downstream(runs, "err", steps=1)["metric_error"]) < 0.01
     with pytest.raises(DataError, match="needs the column 'accuracy'"):
         downstream(runs, "accuracy")
+    with pytest.raises(ConfigError, match="items = -5 must be 1 or more"):
+        downstream(runs, "acc", items=-5)
+    one = {column: values[:1] for column, values in runs.items()}
+    with pytest.raises(DataError, match="none is left for the fit"):
+        downstream(one, "acc")
 
 
 @pytest.mark.slow
