@@ -139,6 +139,8 @@ def test_little_data_and_much_use_move_the_optimum(found):
     assert used["N"] < free["N"] / 1.3
     with pytest.raises(ConfigError, match="do not pay"):
         predict(found, 1e18, inference_tokens=1e20)
+    with pytest.raises(ConfigError, match="must be 0 or more"):
+        predict(found, 1e18, inference_tokens=-1e9)
     with pytest.raises(ConfigError, match="needs flops, or N and D"):
         predict(found)
 
