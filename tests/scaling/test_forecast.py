@@ -139,6 +139,8 @@ def test_little_data_and_much_use_move_the_optimum(found):
     assert used["N"] < free["N"] / 1.3
     with pytest.raises(ConfigError, match="do not pay"):
         predict(found, 1e18, inference_tokens=1e20)
+    with pytest.raises(ConfigError, match="must be 0 or more"):
+        predict(found, 1e18, inference_tokens=-1e9)
     with pytest.raises(ConfigError, match="needs flops, or N and D"):
         predict(found)
 
@@ -225,6 +227,11 @@ def test_downstream_by_sigmoid_and_in_one_step():
     assert max(downstream(runs, "err", steps=1)["metric_error"]) < 0.01
     with pytest.raises(DataError, match="needs the column 'accuracy'"):
         downstream(runs, "accuracy")
+    with pytest.raises(ConfigError, match="items = -5 must be 1 or more"):
+        downstream(runs, "acc", items=-5)
+    one = {column: values[:1] for column, values in runs.items()}
+    with pytest.raises(DataError, match="none is left for the fit"):
+        downstream(one, "acc")
 
 
 @pytest.mark.slow

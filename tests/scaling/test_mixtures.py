@@ -73,6 +73,8 @@ def test_what_tells_no_mixture_is_said():
         MixtureFit(runs | {"w_1": 1.0 - runs["w_0"], "w_2": runs["w_0"] * 0 + 0.2, "w_3": runs["w_3"]})
     with pytest.raises(DataError, match="7 are needed"):
         MixtureFit({name: column[:5] for name, column in runs.items()})
+    with pytest.raises(DataError, match="in columns such as w_0 and w_1: it has 0; the table has loss"):
+        MixtureFit({"loss": runs["loss"]})
     with pytest.raises(ConfigError, match="weights are of"):
         MixtureFit(runs).predict({"w_0": 1.0})
 

@@ -163,7 +163,7 @@ def _add_mixture_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--N", type=float, help="parameters of the planned runs")
     parser.add_argument("--flops", type=float, help="budget of each planned run")
     parser.add_argument("--target", default="loss", help="column of the losses (default: loss)")
-    form = "linear, quadratic, exponential or auto (default: auto, by the error of left-out runs)"
+    form = "linear, quadratic, exponential, power or auto (default: auto, by the error of left-out runs)"
     parser.add_argument("--form", default="auto", help=form)
 
 

@@ -138,6 +138,10 @@ def downstream(runs: Any, metric: str, **settings: Any) -> dict[str, Any]:
     if table[metric].dtype == object or not np.isfinite(table[metric]).all():
         raise DataError(f"the column {metric!r} must hold a number in every row: take out those without one")
     held = _held(table, chosen.held_out)
+    if held.all():
+        raise DataError(
+            f"all {len(held)} rows are held out, and none is left for the fit: add runs of smaller models"
+        )
     fitted = rows_of(table, ~held)
     test = rows_of(table, held)
     law_rows = _last_of_each_run(fitted)
@@ -155,6 +159,8 @@ def _check(settings: DownstreamSettings) -> None:
         raise ConfigError(one_of("form", settings.form, FORMS))
     if settings.steps not in (0, 1, 2):
         raise ConfigError(f"steps = {settings.steps} must be 1, 2, or 0 to compare both")
+    if settings.items < 0:
+        raise ConfigError(f"items = {settings.items} must be 1 or more, or 0 for no sampling noise")
     if settings.form != "sigmoid" and (
         settings.chance is not None or (settings.best is not None and settings.steps == 2)
     ):

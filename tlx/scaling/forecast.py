@@ -78,6 +78,8 @@ def predict(
         DataError: The fit is not identified, or does not determine the forecast of this budget (Fit.unsettled).
     """
     fit.check()
+    if not 0 <= inference_tokens < float("inf"):
+        raise ConfigError(f"inference_tokens = {inference_tokens} must be 0 or more, and finite")
     rates_of = load_rate_law(rate_law)
     flat = None
     if N is not None and D is not None:

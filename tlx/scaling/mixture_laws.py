@@ -235,8 +235,10 @@ def _weights_of(table: dict[str, np.ndarray], columns: Sequence[str]) -> np.ndar
     """Fractions [n, K] of the sources. Raises DataError."""
     missing = [name for name in columns if name not in table]
     if missing or len(columns) < 2:
+        problem = f"it has no {', '.join(missing)}" if missing else f"it has {len(columns)}"
         raise DataError(
-            f"a mixture needs the weights of two sources or more: {missing or list(columns)} of {list(table)}"
+            f"a mixture needs the weights of two sources or more, in columns such as {PREFIX}0 and {PREFIX}1: "
+            f"{problem}; the table has {', '.join(table)}"
         )
     weights = np.stack([table[name] for name in columns], 1)
     if (
