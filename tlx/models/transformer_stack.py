@@ -178,7 +178,7 @@ class TransformerStack(nn.Module):
             mask = Mask(segments_BT, segments_BT)
             block = make_block(cfg)
             # No bias: initial values do not depend on it.
-            params = block.init(key, x_BTD, block_inputs._replace(mask=mask, bias=None))["params"]
+            params: Any = block.init(key, x_BTD, block_inputs._replace(mask=mask, bias=None))["params"]
             return _without_made(params, cfg)
 
         blocks = self._blocks(init)

@@ -148,7 +148,7 @@ class Linear(nn.Module):
         else:
             quantized_x = fake_activations(x, self.input_range, part)
             num_inputs = len(self.inputs)
-            kernel = fake_weights(self.kernel, part.kernel_bits, part.groups, num_inputs)
+            kernel: Any = fake_weights(self.kernel, part.kernel_bits, part.groups, num_inputs)
             y = _product(quantized_x, kernel, num_inputs)
             y = self.add_terms(y, x, keys_B)
         return fake_activations(y, self.output_range, part) if self.quantized_output else y

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from tlx.base import place as places
@@ -44,9 +45,8 @@ def curve_of_run(folder: str | os.PathLike, kind: str | None = None) -> tuple[Le
     # A run that was resumed may hold a step twice: the later line is the one that counts.
     losses = {int(line["step"]): float(line["loss"]) for line in by_kind[chosen] if line["step"] >= 1}
     steps = np.array(sorted(losses))
-    rates = np.asarray(
-        make_schedule(config.optimizer, config.train.steps)(np.arange(config.train.steps)), float
-    )
+    schedule = make_schedule(config.optimizer, config.train.steps)
+    rates = np.asarray(schedule(jnp.arange(config.train.steps)), float)
     warmup = int(np.argmax(rates >= rates.max() * (1 - 1e-6)))
     return LearningCurve(steps, np.array([losses[step] for step in steps]), rates, warmup), chosen
 
