@@ -90,7 +90,7 @@ def test_what_is_no_curve_is_said():
     known, _ = curve("annealing", "cosine")
     with pytest.raises(ConfigError, match="did you mean 'annealing'"):
         CurveFit([known], "anealing")
-    with pytest.raises(DataError, match="8 are needed"):
+    with pytest.raises(DataError, match="8 are needed of both; see a larger part"):
         CurveFit([known._replace(steps=known.steps[:5], losses=known.losses[:5])], "annealing")
     with pytest.raises(DataError, match="must rise"):
         CurveFit([known._replace(steps=known.steps[::-1])], "annealing")

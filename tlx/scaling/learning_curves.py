@@ -363,7 +363,8 @@ def _checked(curve: LearningCurve) -> LearningCurve:
     rates = np.asarray(curve.rates, float)
     if len(steps) != len(losses) or len(steps) < _FEWEST_POINTS:
         raise DataError(
-            f"a curve has {len(steps)} steps and {len(losses)} losses: {_FEWEST_POINTS} are needed of both"
+            f"a curve has {len(steps)} steps and {len(losses)} losses: {_FEWEST_POINTS} are needed of both; "
+            "see a larger part, or log more often (log.every, eval.every)"
         )
     if (np.diff(steps) <= 0).any() or steps[0] < 1 or steps[-1] > len(rates):
         raise DataError(f"the steps of a curve must rise, within 1 to {len(rates)}, the run's learning rates")
