@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 REPOSITORY = PYPROJECT["project"]["urls"]["Repository"]
-TRAINING = ("finetune", "post_training")
+TRAINING = ("finetune", "load_a_checkpoint", "post_training")
 # Bytes of a notebook with its pictures, at most.
 LARGEST = 300_000
 

@@ -169,7 +169,7 @@ def test_a_stuck_process_is_noticed_and_says_where(config_file, tmp_path):
     assert "launch | process 1 died first (exit 170: no progress" in out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_process_with_other_data_is_named(config_file, tmp_path):
     environ = broken(
         tmp_path,
@@ -231,7 +231,7 @@ def test_processes_of_different_configs_are_refused_before_anything_is_made(conf
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_missing_process_and_a_doubled_one_are_named(config_file, tmp_path):
     meeting = {"TLX_COORDINATOR": f"127.0.0.1:{free_port()}", "TLX_NUM_PROCESSES": "3"}
     pair = [

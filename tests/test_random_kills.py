@@ -1,6 +1,6 @@
 """Runs with data workers, of two processes, and of two in a bucket, that are killed at random and resumed to the end.
 
-pytest -m slow tests/test_random_kills.py       1 kill of workers, 2 of processes
+pytest -m slow tests/test_random_kills.py       1 kill of a run with workers
 pytest -m long -s tests/test_random_kills.py    100, as tests/random_kills.py makes them by itself
 """
 
@@ -20,7 +20,7 @@ from tlx.base import place as places
     ("kind", "kills", "steps", "kills_per_run"),
     [
         pytest.param("workers", 1, 20, 1, marks=pytest.mark.slow, id="workers-1"),
-        pytest.param("processes", 2, 20, 2, marks=pytest.mark.slow, id="processes-2"),
+        pytest.param("processes", 2, 20, 2, marks=pytest.mark.long, id="processes-2"),
         pytest.param("s3", 1, 20, 1, marks=pytest.mark.long, id="s3-1"),
         *(pytest.param(kind, 100, 200, 10, marks=pytest.mark.long, id=f"{kind}-100") for kind in KINDS),
     ],

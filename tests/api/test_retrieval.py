@@ -40,7 +40,7 @@ def test_the_nearest_message_is_answered():
 @pytest.mark.slow
 def test_a_conversation_with_stored_answers(tmp_path, monkeypatch, capsys):
     run = write_run(tmp_path / "run", "mlm")
-    (tmp_path / "answers.csv").write_text("Q,A\nhello,Hi!\nbye,See you.\n")
+    (tmp_path / "answers.csv").write_text("Q,A\nhello,Hi!\n,nothing\nbye,See you.\n")
     words = ["chat", str(run), f"--retrieve={tmp_path / 'answers.csv'}"]
     monkeypatch.setattr("sys.stdin", io.StringIO("bye\n\nhello\n/exit\n"))
     assert cli.main([*words, "--columns=Q,A"]) == 0
@@ -48,3 +48,18 @@ def test_a_conversation_with_stored_answers(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO("bye\n"))
     assert cli.main(words) == 64
     assert "--columns" in capsys.readouterr().err
+    (tmp_path / "answers.csv").write_text("Q,A\nhello,\n")
+    assert cli.main([*words, "--columns=Q,A"]) == 64
+    assert "no record has both a message and an answer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--best_of=-1"], "--best_of=-1 must be 0 or more"),
+        (["--retrieve=x.csv", "--best_of=2", "--system=be kind"], "leave out --best_of, --system"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused_before_a_model_is_read(words, message, capsys):
+    assert cli.main(["chat", "runs/none", *words]) == 64
+    assert message in capsys.readouterr().err

@@ -172,7 +172,7 @@ def test_wrong_flags_are_one_line(config, tmp_path, words, message, monkeypatch)
         main(["prepare", f"--config={config}", f"--to={tmp_path / 'corpus'}", *words])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_goes_on_from_its_token_cache_to_a_corpus(tmp_path, monkeypatch):
     """A run that was begun on a token cache resumes on the corpus with the same windows, bit for bit."""
     from tlx.cli.train import main as train

@@ -122,7 +122,7 @@ def test_a_run_that_diverges_goes_back_and_leaves_the_data_out(config_file, tmp_
     assert digests(tmp_path / "one", 18) == digests(tmp_path / "two", 18)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_damaged_checkpoint_is_passed_over_by_a_rollback(config_file, tmp_path, rows, monkeypatch, capsys):
     """Damage between its save and the rollback: the next older good one is taken, or the run ends with 74."""
     words = ("--config.checkpoint.every=4",)
@@ -192,7 +192,7 @@ def test_a_budget_that_is_spent_leaves_a_good_step_and_a_bundle(config_file, tmp
     assert complete(run)[-1] == 18
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_best_step_is_one_that_is_there(config_file, tmp_path, rows, monkeypatch, capsys):
     """Two rollbacks, the second of which sets the best step aside, and a best step that is evaluated but skipped."""
     rows(bad=range(9, 15))

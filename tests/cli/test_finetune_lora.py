@@ -50,7 +50,7 @@ def test_the_base_is_checked(runs, tmp_path):
         tlx.load(runs / "run", base=tmp_path / "nowhere")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_merged_runs_predict_the_same_and_need_no_base(runs, tmp_path):
     texts = ["aei", "bcd", "a", "b", "oooo"]
     assert cli.main(["convert", "merge", str(runs / "run"), str(tmp_path / "merged")]) == 0

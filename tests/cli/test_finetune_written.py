@@ -79,7 +79,7 @@ def finetune(folder, workdir, *words):
     return cli.main(["finetune", f"--config={folder / 'task.py'}", f"--workdir={workdir}", *words])
 
 
-@pytest.mark.parametrize("objective", tiers(["clm", "span_corruption"], slow=["span_corruption"]))
+@pytest.mark.parametrize("objective", tiers(["clm", "span_corruption"], slow=[]))
 def test_from_a_run_to_texts_that_score(folder, tmp_path, capsys, objective):
     base = write_run(tmp_path / "base", objective)
     assert finetune(folder, tmp_path / "run", f"--from={base}") == 0

@@ -13,7 +13,7 @@ from tlx.training.journal import read_lines
 from tlx.training.lives import read_lives
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_second_of_a_run_with_three_restarts_is_accounted_for(tmp_path, capsys):
     config = tiny.write_config(tmp_path)
     words = ["train", f"--config={config}", f"--workdir={tmp_path / 'run'}", "--config.train.steps=400"]

@@ -99,6 +99,6 @@ SYSTEMS = {
 }
 
 
-@pytest.mark.parametrize("system", tiers(SYSTEMS, slow=["elmo", "q8bert"]))
+@pytest.mark.parametrize("system", tiers(SYSTEMS, slow=["elmo"]))
 def test_a_system_learns(system, folder, tmp_path):  # noqa: F811
     SYSTEMS[system](folder, tmp_path)

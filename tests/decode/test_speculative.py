@@ -68,8 +68,13 @@ def distributions(models, sampling, first=None):
     return probs / probs.sum()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("sampling", [Sampling(1.0), Sampling(1.5, top_k=5)], ids=["all", "top_k"])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        pytest.param(Sampling(1.0), marks=pytest.mark.slow, id="all"),
+        pytest.param(Sampling(1.5, top_k=5), marks=pytest.mark.long, id="top_k"),
+    ],
+)
 def test_samples_have_the_distribution_of_the_model(sampling):
     """Second and third tokens, which drafts have made or replaced, of 4,000 texts."""
     models = pair(0.15, "rotary")

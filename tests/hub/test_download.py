@@ -137,7 +137,7 @@ def test_an_address_is_a_model_and_only_what_is_read_is_fetched(hub, model):
     assert len(hub.log) == asked, "an address is resolved once in a process"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_verbs_take_addresses(hub, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["generate", "hf://ada/tiny", "--prompt=the cat", "--max_tokens=3"]) == 0

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.tiers import tiers
 from tlx import cli
 from tlx.base import tree
 from tlx.checkpoint import load_params
@@ -138,9 +139,8 @@ needs_linux = pytest.mark.skipif(
 )
 
 
-@pytest.mark.slow
 @needs_linux
-@pytest.mark.parametrize("weights", ["int8", "nf4"])
+@pytest.mark.parametrize("weights", tiers(["int8", "nf4"], slow=["nf4"]))
 def test_peak_memory_is_the_quantised_size_and_two_tensors(weights, tmp_path):
     llama_folder(tmp_path / "small", 256, 2, 512)
     largest = llama_folder(tmp_path / "large", 2048, 8, 32000)

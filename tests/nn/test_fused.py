@@ -84,14 +84,15 @@ def assert_alike(found, wanted):
         np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", tiers(["plain", "bias", "relative", "places"], quick=["plain"]))
+@pytest.mark.parametrize(
+    "name", tiers(["plain", "bias", "relative", "places"], quick=["plain"], slow=["bias", "places"])
+)
 def test_equals_the_einsums(name):
     inputs, mask = case(name)
     assert_alike(value_and_gradients(fused, inputs, mask), value_and_gradients(xla, inputs, mask))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["bias", "relative"])
+@pytest.mark.parametrize("name", tiers(["bias", "relative"], slow=["bias"]))
 def test_each_device_works_on_its_own_rows_and_heads(name):
     inputs, mask = case(name, heads=4)
     wanted = value_and_gradients(xla, inputs, mask)

@@ -82,7 +82,7 @@ def test_a_model_that_nothing_makes_fit():
     assert not found.fits and found.changes == ()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_search_finds_what_fits_and_writes_it_down(large, tmp_path, capsys):
     chosen = tmp_path / "chosen.py"
     words = ["plan", f"--config={large}", "--target=tpu:v5e:2x4", "--method=analytic", "--search", "--json"]

@@ -110,7 +110,7 @@ def test_a_ladder_killed_twice_in_a_bucket_ends_as_one_that_was_not(tmp_path, ba
     assert b"trains" in (killed / "runs" / plan["runs"][0]["run"] / "log.txt").read_bytes()
 
 
-@pytest.mark.parametrize("kind", tiers(["gs", "s3"], slow=["gs"]))
+@pytest.mark.parametrize("kind", tiers(["gs", "s3"], slow=[]))
 def test_the_verbs_take_a_place(tmp_path, capsys, kind):
     folder = stores.place(kind, tmp_path)
     words = ["--config=configs/scaling/quickstart.py:tiny", f"--folder={folder}"]

@@ -266,7 +266,7 @@ def test_checkpoints_show_the_curve_and_are_held_out_with_their_runs():
     assert len(answer["measured"]) == 25 and max(answer["metric_error"]) < 0.02
 
 
-@pytest.mark.parametrize("noise", tiers([0.003, 0.01], slow=[0.003]))
+@pytest.mark.parametrize("noise", tiers([0.003, 0.01], slow=[]))
 def test_intervals_of_100_sweeps_cover_the_exponent(noise):
     truth = BESIROGLU["beta"] / (BESIROGLU["alpha"] + BESIROGLU["beta"])
     runs, hits = grid(BUDGETS, 7), 0

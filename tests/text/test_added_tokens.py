@@ -13,7 +13,7 @@ from tests.run_directory import write_run
 from tlx import cli
 from tlx.base.errors import ConfigError
 from tlx.text import TokenizerConfig, load_tokenizer, make_tokenizer
-from tlx.text.added_tokens import AddedTokens
+from tlx.text.added_tokens import AddedTokens, added_to
 from tlx.text.huggingface_tokenizer import HuggingFaceTokenizer
 from tlx.text.spans import encode_with_spans
 
@@ -106,3 +106,9 @@ def test_a_model_gets_rows_for_them_and_predicts_them(folder, tmp_path, capsys):
     assert cli.main(["finetune", *lora]) == 64
     assert "needs rows that are trained: adapt.method = 'full'" in capsys.readouterr().err
     assert json.loads((tmp_path / "run/run.json").read_text())["config"]["tokenizer"]["add"] == names
+
+
+@pytest.mark.parametrize("names", [("",), (" a",), ("<a>", "<a>")])
+def test_what_is_no_name_is_refused_whoever_adds_it(names):
+    with pytest.raises(ConfigError, match="must be there once, without white space around it"):
+        added_to(make_tokenizer(BYTES, ()), names)

@@ -67,7 +67,7 @@ def saved(run, step, part):
     return tree.flatten(load_params(run, step, params=part).tree)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_saves_resumes_evaluates_and_loads_it(tmp_path, capsys):
     """A run without an average goes on with one; resumed once more, it has the bits of one that was not."""
     config = write_config(tmp_path)

@@ -30,6 +30,12 @@ _MAX_TOKENS = 256  # of an answer, by default
 def main(argv: list[str]) -> int:
     """Run `tlx chat`: answers on the standard output; exit 64 for a model that was not tuned for it."""
     options = flags.parse(_parser(), argv)
+    if options.best_of < 0:
+        raise ConfigError(f"--best_of={options.best_of} must be 0 or more")
+    if options.retrieve:
+        unused = [name for name in ("best_of", "system", "template") if getattr(options, name)]
+        if unused:
+            raise ConfigError(f"--retrieve looks answers up: leave out --{', --'.join(unused)}")
     # After the parser: these load jax, which --help does not wait for.
     from tlx.api.load import load
     from tlx.api.reply import template_of
@@ -60,7 +66,10 @@ def _retrieve(model: "LoadedModel", options: argparse.Namespace) -> None:
     if len(columns) != 2 or not all(columns):
         raise ConfigError(f"--columns = {options.columns!r} must name two columns, such as Q,A")
     records = read_files([options.retrieve], RecordFiles(), "--retrieve")
-    texts = [[record.text(column, "--columns") for column in columns] for record in records]
+    texts = [[record.text(column, "--columns").strip() for column in columns] for record in records]
+    texts = [pair for pair in texts if all(pair)]
+    if not texts:
+        raise ConfigError(f"--retrieve={options.retrieve}: no record has both a message and an answer")
     index = AnswerIndex(model, [message for message, _ in texts], [answer for _, answer in texts])
     at_terminal = sys.stdin.isatty()
     if at_terminal:

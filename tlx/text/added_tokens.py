@@ -16,7 +16,7 @@ import numpy as np
 
 from tlx.base.errors import ConfigError, DataError
 from tlx.base.files import atomic_open, sha256_json
-from tlx.text.config import TokenizerConfig
+from tlx.text.config import TokenizerConfig, check_added
 from tlx.text.spans import encode_with_spans
 from tlx.text.tokenizer import Tokenizer, load_tokenizer, write_definition
 
@@ -175,8 +175,9 @@ def added_to(tokenizer: Tokenizer, names: Sequence[str]) -> Tokenizer:
     """Return a tokenizer with those special tokens added that were not added to it before.
 
     Raises:
-        ConfigError: It has one of them as an ordinary token.
+        ConfigError: It has one of them as an ordinary token, or one is no name.
     """
+    check_added(names)
     before = tokenizer.names if isinstance(tokenizer, AddedTokens) else ()
     missing = [name for name in names if name not in before]
     return AddedTokens(tokenizer, missing) if missing else tokenizer

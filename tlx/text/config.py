@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import Literal
 
 from tlx.base.errors import ConfigError
@@ -34,11 +35,7 @@ class TokenizerConfig:
                 f"tokenizer.vocab_size = {self.vocab_size} must be more than 364: "
                 "that many ids are special, bytes and sentinels"
             )
-        for name in self.add:
-            if not name or name != name.strip() or self.add.count(name) > 1:
-                raise ConfigError(
-                    f"tokenizer.add = {self.add}: {name!r} must be there once, without white space around it"
-                )
+        check_added(self.add)
         if self.train_bytes < 1:
             raise ConfigError(f"tokenizer.train_bytes = {self.train_bytes} must be positive")
         if self.kind == "huggingface" and self.path is None:
@@ -51,3 +48,12 @@ class TokenizerConfig:
             and not os.path.isfile(os.path.join(self.path, "tokenizer.json"))
         ):
             raise ConfigError(f"tokenizer.path = {self.path!r} is not a folder with a tokenizer.json")
+
+
+def check_added(names: Sequence[str]) -> None:
+    """Raise ConfigError where one of the special tokens of tokenizer.add cannot be one."""
+    for name in names:
+        if not name or name != name.strip() or names.count(name) > 1:
+            raise ConfigError(
+                f"tokenizer.add = {tuple(names)}: {name!r} must be there once, without white space around it"
+            )
