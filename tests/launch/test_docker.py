@@ -1,5 +1,6 @@
 """The Dockerfile against hadolint; its install steps in a fresh environment."""
 
+import os
 import pathlib
 import re
 import shutil
@@ -37,13 +38,14 @@ def test_tlx_is_installed_as_the_wheel_that_was_built_and_never_by_its_name():
 @pytest.mark.long
 @pytest.mark.parametrize("device", ["cpu", "tpu", "cuda"])
 def test_the_install_steps_run_in_a_fresh_environment(tmp_path, device):
-    """Gigabytes for cuda: `pytest -m long -s tests/launch/test_docker.py -k cpu`."""
+    """CI runs that of cpu; cuda's takes gigabytes."""
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     for step in steps():
         if "useradd" in step:
             continue  # of the image alone
         command = step.replace("/wheels", str(tmp_path / "wheels")).replace("/src", str(tiny.ROOT))
-        environ = {
+        # Where pip finds packages belongs to the machine.
+        environ = {name: value for name, value in os.environ.items() if name.startswith("PIP_")} | {
             "PATH": f"{tmp_path / 'venv' / 'bin'}:/usr/bin:/bin",
             "DEVICE": device,
             "HOME": str(tmp_path),
