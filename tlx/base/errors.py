@@ -100,6 +100,11 @@ def shown(value: object) -> str:
     return text if len(text) <= longest else f"{text[:longest]}... ({len(text):,} characters)"
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text; empty where it has none."""
+    return (str(error).splitlines() or [""])[0]
+
+
 def one_of(field: str, value: object, choices: Iterable[object]) -> str:
     """Make the message for a value that is not legal, with the nearest legal value.
 

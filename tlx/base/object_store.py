@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from tlx.base.errors import ConfigError
+from tlx.base.errors import ConfigError, first_line
 
 # For each scheme the extra of pyproject.toml, and the module of it that must be there; None: nothing is needed.
 EXTRAS: dict[str, tuple[str, str] | None] = {
@@ -167,7 +167,7 @@ class ObjectStore:
 
     def _named(self, error: Exception, key: str) -> OSError:
         """Return a client's error as an OSError of one line that names the object."""
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        first = first_line(error) or type(error).__name__
         text = first.partition(" [")[0][:300]
         number = errno.EACCES if any(word in str(error) for word in _DENIED) else errno.EIO
         return OSError(number, text, f"{self.scheme}://{self.bucket}/{key}")

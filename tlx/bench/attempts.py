@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from tlx.base.errors import first_line
+
 ERROR = "error"
 
 
@@ -22,8 +24,7 @@ def attempt_each(names: Iterable[str], measure: Callable[[str], Any]) -> dict[st
             figures[name] = measure(name)
         # Whatever it is: minutes of other measurements would be lost with it.
         except Exception as error:
-            first = (str(error).splitlines() or [""])[0]
-            reason = f"{type(error).__name__}: {first}"
+            reason = f"{type(error).__name__}: {first_line(error)}"
             print(f"  {name:16} failed: {reason}", flush=True)
             figures[name] = {ERROR: reason}
     return figures

@@ -56,7 +56,7 @@ def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> d
         per_step = statistics.median(times["step"])
         peak = product_flops / min(times["peak"]) * num_machines()
         mfu = step.flops / per_step / peak
-        found = {
+        figures = {
             "tokens_per_s": step.tokens / per_step,
             "flops_per_s": step.flops / per_step,
             "peak_flops_per_s": peak,
@@ -66,10 +66,10 @@ def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> d
         print(
             f"  {objective:16} {step.num_params:12,} {step.tokens / per_step:10,.0f} "
             f"{step.flops / per_step / 1e12:8.3f} {mfu:8.1%} {1e3 * per_step:9.1f} "
-            f"{found['over_clm']:7.2f}",
+            f"{figures['over_clm']:7.2f}",
             flush=True,
         )
-        return found
+        return figures
 
     return attempt_each(objectives, measure_one)
 

@@ -13,7 +13,7 @@ import jax
 
 from tlx.base import place as places
 from tlx.base import tree as trees_by_path
-from tlx.base.errors import CheckpointError, DeviceMemoryError, LeaseError, StorageError
+from tlx.base.errors import CheckpointError, DeviceMemoryError, LeaseError, StorageError, first_line
 from tlx.base.place import BucketPath, Place
 from tlx.checkpoint import manifest as manifests
 from tlx.checkpoint import reading, saving, steps, trees
@@ -286,8 +286,7 @@ class Checkpoints:
             except (CheckpointError, DeviceMemoryError):
                 raise
             except Exception as error:
-                first = (str(error).splitlines() or [""])[0]
-                reason = f"cannot be loaded: {type(error).__name__}: {first}"
+                reason = reading.cannot_be_loaded(error)
                 # An error of loading is blamed on the files only where their hashes differ.
                 damage, manifest = self._check(folder, "hash")
                 reason = damage or reason
@@ -371,7 +370,7 @@ class Checkpoints:
 
     def _report_failure(self, step: int, error: BaseException, size: int) -> None:
         """Log one line about a failed save."""
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        first = first_line(error) or type(error).__name__
         try:
             free = str(places.free_bytes(self.folder))
         except OSError:

@@ -184,9 +184,9 @@ def _read_header(handle: Any, path: pathlib.Path) -> dict[str, Any]:
 
 def listing(folder: pathlib.Path) -> list[tuple[SavedStep, str]]:
     """Return the steps and keys of the files in a run's folder of this host."""
-    found = []
+    names = []
     for entry in sorted(folder.glob("*-*-*/*")):
         saved = parse_name(entry.parent.name)
         if saved is not None and KEY.fullmatch(entry.name) and entry.is_file():
-            found.append((saved, entry.name))
-    return found
+            names.append((saved, entry.name))
+    return names

@@ -12,7 +12,7 @@ import numpy as np
 
 from tlx.base import place as places
 from tlx.base import tree as trees_by_path
-from tlx.base.errors import CheckpointError, ConfigError, DeviceMemoryError
+from tlx.base.errors import CheckpointError, ConfigError, DeviceMemoryError, first_line
 from tlx.base.memory import machine_bytes
 from tlx.base.place import BucketPath, Place
 from tlx.checkpoint import manifest as manifests
@@ -61,7 +61,7 @@ class StoredParam:
             array = store.load_leaf(self.folder, self.part, self.path, self.stored)
             _check_alike(self.path, self.part, array, self.stored)
         except Exception as error:
-            raise CheckpointError(f"{self.folder}: {_cannot_be_loaded(error)}") from error
+            raise CheckpointError(f"{self.folder}: {cannot_be_loaded(error)}") from error
         return array.astype(self.dtype, copy=False)
 
 
@@ -367,14 +367,15 @@ def _read_params(folder: Place, manifest: Manifest, part: str, verify: Verify) -
     try:
         nested = store.load(folder, {part: trees_by_path.unflatten(abstract)})[part]
     except Exception as error:
-        raise Damaged(_cannot_be_loaded(error)) from error
+        raise Damaged(cannot_be_loaded(error)) from error
     for path, leaf in trees_by_path.flatten(nested).items():
         _check_alike(path, part, leaf, abstract[path])
     return nested
 
 
-def _cannot_be_loaded(error: Exception) -> str:
-    return f"cannot be loaded: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+def cannot_be_loaded(error: Exception) -> str:
+    """Return why a step is skipped whose files are there and that Orbax does not load."""
+    return f"cannot be loaded: {type(error).__name__}: {first_line(error)}"
 
 
 def _check_alike(path: str, part: str, leaf: np.ndarray, wanted: jax.ShapeDtypeStruct) -> None:

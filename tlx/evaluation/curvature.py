@@ -71,8 +71,8 @@ def module_loss(module: Any) -> LossFn:
 def stacks_of(params: Any) -> list[str]:
     """Return the paths of the stacked layers of a tree of parameters, such as "model/encoder/blocks"."""
     paths = (path.split("/") for path in tree.flatten(params))
-    found = ["/".join(names[: names.index(STACK) + 1]) for names in paths if STACK in names[:-1]]
-    return list(dict.fromkeys(found))
+    stacks = ["/".join(names[: names.index(STACK) + 1]) for names in paths if STACK in names[:-1]]
+    return list(dict.fromkeys(stacks))
 
 
 @functools.partial(jax.jit, static_argnames=("loss", "stack", "num_iterations"))
@@ -152,8 +152,8 @@ def curvature(
         for number, part in enumerate(parts):
             batches = {name: np.stack([batch[name] for batch in part]) for name in part[0]}
             key = jax.random.fold_in(jax.random.key(seed), number)
-            found = power_iterations(loss, params, batches, key, stack, num_iterations)
-            estimates.append(np.asarray(found)[:, -1])
+            eigenvalues = power_iterations(loss, params, batches, key, stack, num_iterations)
+            estimates.append(np.asarray(eigenvalues)[:, -1])
         by_layer = np.stack(estimates, axis=1)
         rows += [LayerCurvature(stack, i, tuple(map(float, values))) for i, values in enumerate(by_layer)]
     return rows

@@ -8,7 +8,7 @@ from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 from tlx.base import json_object
-from tlx.base.errors import DataError, UserError, shown
+from tlx.base.errors import DataError, UserError, first_line, shown
 
 # Largest config.json or index, in bytes. An index of 100,000 tensors has 10 million.
 MAX_JSON = 64 * 2**20
@@ -173,5 +173,5 @@ def malformed_is_one_line(what: str) -> Iterator[None]:
         from_rust = type(error) is Exception or type(error).__name__ == "PanicException"
         if not from_rust and not isinstance(error, _MALFORMED):
             raise
-        first = (str(error).splitlines() or [""])[0]
+        first = first_line(error)
         raise DataError(f"{what} cannot be used: {type(error).__name__}: {shown(first)}") from error

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import jax
 
 from tlx.base import tree
-from tlx.base.errors import DeviceMemoryError, LeaseError, LostProcess, UserError
+from tlx.base.errors import DeviceMemoryError, LeaseError, LostProcess, UserError, first_line
 from tlx.base.memory import size_text
 from tlx.base.place import Place
 from tlx.run.assemble import Run
@@ -34,7 +34,7 @@ def errors_noted(workdir: Place) -> Iterator[None]:
 
 def explain(error: Exception, run: Run | None) -> None:
     """Raise an error that a user can act on in place of the runtime's own, where there is one."""
-    first = (str(error).splitlines() or [""])[0]
+    first = first_line(error)
     if "RESOURCE_EXHAUSTED" in str(error):
         explained = DeviceMemoryError(f"{_OUT_OF_MEMORY}{_memory(run)}. What the device said: {first}")
         explained.ends_process = jax.default_backend() == "cpu" and jax.local_device_count() > 1

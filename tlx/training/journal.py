@@ -11,7 +11,7 @@ from typing import Any
 
 from tlx.base import json_lines, line_segments
 from tlx.base import place as places
-from tlx.base.errors import UserError
+from tlx.base.errors import UserError, first_line
 from tlx.base.files import atomic_open
 from tlx.base.place import BucketPath
 
@@ -84,7 +84,7 @@ class Journal:
 
     def error(self, error: UserError) -> None:
         """Append the event of an error that ends the run; nothing where the folder cannot be written."""
-        first = (str(error).splitlines() or [""])[0]
+        first = first_line(error)
         # The folder may be what the error is about: then the error itself is what counts.
         with contextlib.suppress(OSError):
             self._write("events.jsonl", {**_event("error"), "exit": error.code, "what": first})

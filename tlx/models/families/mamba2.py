@@ -68,38 +68,39 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
     # The projections are rows of one matrix, the convolutions those of another one.
     dims = ("(n h)", "(n h)", "(g u)", "(g u)", "n")
     for index, (module, dim) in enumerate(zip(("gate", "x", "b", "c", "dt"), dims, strict=True)):
-        split = dim.strip("()")
-        for parameter, pattern in (("kernel", f"{dim} d -> d {split}"), ("bias", f"{dim} -> {split}")):
-            if parameter == "bias" and not part.bias:
-                continue
-            tensor = "weight" if parameter == "kernel" else "bias"
-            mappings.append(
-                WeightMapping(
-                    f"{path}/{module}/{parameter}",
-                    f"{name}.in_proj.{tensor}",
-                    pattern,
-                    index,
-                    sections=projections,
-                )
-            )
+        mappings += _rows_of(f"{path}/{module}", f"{name}.in_proj", (dim, "d"), part.bias, index, projections)
     for index, (module, dim) in enumerate(zip(("x", "b", "c"), dims[1:4], strict=True)):
-        split = dim.strip("()")
-        for parameter, pattern in (("kernel", f"{dim} 1 w -> w {split}"), ("bias", f"{dim} -> {split}")):
-            if parameter == "bias" and not part.conv_bias:
-                continue
-            tensor = "weight" if parameter == "kernel" else "bias"
-            mappings.append(
-                WeightMapping(
-                    f"{path}/{module}_convolution/{parameter}",
-                    f"{name}.conv1d.{tensor}",
-                    pattern,
-                    index,
-                    sections=projections[1:4],
-                )
-            )
+        convolution = f"{path}/{module}_convolution"
+        sections = projections[1:4]
+        mappings += _rows_of(convolution, f"{name}.conv1d", (dim, "1 w"), part.conv_bias, index, sections)
     if not config.head.tied:
         mappings.append(WeightMapping("model/output/kernel", "lm_head.weight", "v d -> v d"))
     return mappings
+
+
+def _rows_of(
+    path: str, name: str, dims: tuple[str, str], bias: bool, index: int, sections: tuple[int, ...]
+) -> list[WeightMapping]:
+    """Return the rows of a matrix that holds several modules' kernels, one below the other.
+
+    Args:
+        path: Module here.
+        name: Module there, whose rows are those of all.
+        dims: Dims of the kernel there: of the rows, with those of here in parentheses, and of the columns.
+        bias: Whether there are biases, in the same order.
+        index: Number of the module among those of the matrix.
+        sections: Rows of each of them.
+    """
+    of_rows, of_columns = dims
+    apart = of_rows.strip("()")
+    last = of_columns.split()[-1]
+    patterns = {"kernel": ("weight", f"{of_rows} {of_columns} -> {last} {apart}")}
+    if bias:
+        patterns["bias"] = ("bias", f"{of_rows} -> {apart}")
+    return [
+        WeightMapping(f"{path}/{parameter}", f"{name}.{tensor}", pattern, index, sections=sections)
+        for parameter, (tensor, pattern) in patterns.items()
+    ]
 
 
 def _read_heads(values: Mapping[str, Any]) -> dict[str, Any]:
