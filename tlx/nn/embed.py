@@ -16,6 +16,7 @@ from tlx.nn.fake_quantized import fake_weights
 from tlx.nn.linear import Linear
 from tlx.nn.norm import Norm
 from tlx.nn.position import sinusoid
+from tlx.nn.products import contract
 from tlx.parallel.sharding import constrain, logical
 
 
@@ -107,9 +108,8 @@ def logits(hidden: jax.Array, unembedding: Unembedding | AdaptiveUnembedding) ->
         # Scales multiply the logits: the kernel, as large as a table, is never there in full.
         scale_V = kernel.scale[:, 0].astype(jnp.float32)
         kernel = kernel.qvalue
-    contract = (((hidden.ndim - 1,), (1,)), ((), ()))
     # Accumulated and kept in float32: a softmax over bfloat16 logits loses accuracy.
-    y = jax.lax.dot_general(hidden, kernel.astype(hidden.dtype), contract, preferred_element_type=jnp.float32)
+    y = contract(hidden, kernel, 1, outputs_first=True, dtype=jnp.float32)
     if scale_V is not None:
         y = y * scale_V
     if unembedding.scale != 1.0:

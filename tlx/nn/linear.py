@@ -15,6 +15,7 @@ from tlx.nn.config import Lora, QuantizationConfig
 from tlx.nn.dropout import dropout
 from tlx.nn.fake_quantized import fake_activations, fake_weights, integer_product
 from tlx.nn.fusion import backward_barrier, forward_barrier
+from tlx.nn.products import contract
 from tlx.nn.quantized import FORMATS, product
 from tlx.parallel.sharding import logical
 
@@ -244,5 +245,4 @@ def _product(x: jax.Array, kernel: jax.Array, count: int, matmul: str = "dtype")
     """Contract the last `count` dims of x with the first ones of W, in the dtype of x or in 8 bits."""
     if matmul in FORMATS:
         return product(x, kernel.astype(x.dtype), count, matmul)
-    contract = (tuple(range(x.ndim - count, x.ndim)), tuple(range(count)))
-    return jax.lax.dot_general(x, kernel.astype(x.dtype), (contract, ((), ())))
+    return contract(x, kernel, count)

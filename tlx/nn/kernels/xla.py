@@ -28,10 +28,16 @@ def attend(inputs: AttentionInputs) -> jax.Array:
     batch, num_queries, num_heads, head_dim = query_BTNH.shape
     num_keys, num_kv_heads = inputs.key_BSGH.shape[1:3]
     group_size = num_heads // num_kv_heads
-    # Grouped queries: keys and values are read once per group instead of being repeated for each query head.
-    query = query_BTNH.reshape(batch, num_queries, num_kv_heads, group_size, head_dim)
+    # Grouped queries: keys and values are read once per group instead of being repeated for each query head. A
+    # group of one has no dim: the gradient of the keys would contract it together with the queries, and the CPU
+    # compiler would transpose the gradient of the scores in memory first.
+    group = "r" if group_size > 1 else ""
+    query = query_BTNH
+    if group:
+        query = query.reshape(batch, num_queries, num_kv_heads, group_size, head_dim)
     # float32 logits: the softmax of bfloat16 ones loses accuracy.
-    logits = jnp.einsum("btgrh,bsgh->bgrts", query, inputs.key_BSGH, preferred_element_type=jnp.float32)
+    score_dims = f"btg{group}h,bsgh->bg{group}ts"
+    logits = jnp.einsum(score_dims, query, inputs.key_BSGH, preferred_element_type=jnp.float32)
     logits = logits.reshape(batch, num_heads, num_queries, num_keys)
     if inputs.bias is not None:
         assert not isinstance(inputs.bias, RelativeTerms), "relative terms must be laid out over the keys"
@@ -51,5 +57,7 @@ def attend(inputs: AttentionInputs) -> jax.Array:
         # 0.
         weights = jnp.where(visible, weights, 0)
     weights = dropout(weights, inputs.dropout_rate, inputs.keys_B, inputs.site)
-    weights = weights.reshape(batch, num_kv_heads, group_size, num_queries, num_keys)
-    return jnp.einsum("bgrts,bsgh->btgrh", weights, value_BSGH).reshape(query_BTNH.shape)
+    if group:
+        weights = weights.reshape(batch, num_kv_heads, group_size, num_queries, num_keys)
+    output_dims = f"bg{group}ts,bsgh->btg{group}h"
+    return jnp.einsum(output_dims, weights, value_BSGH).reshape(query_BTNH.shape)
