@@ -39,7 +39,7 @@ def loaded(runs):
     return functools.cache(lambda objective: tlx.load(runs(objective)))
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", tiers(OBJECTIVES, quick=("clm", "span_corruption")))
 def test_every_shape_loads_and_scores(objective, loaded):
     lm = loaded(objective)
     assert lm.step == 3 and lm.config.objective.name == objective
@@ -140,8 +140,7 @@ def test_a_bilstm_does_not_continue_texts(loaded):
     "objective",
     tiers(
         ["clm", "plm", "span_corruption", "recurrent_lm"],
-        slow=["recurrent_lm"],
-        quick=["clm", "plm", "span_corruption"],
+        quick=["clm"],
     ),
 )
 def test_generation_takes_prompts_of_any_lengths(objective, loaded):
@@ -153,7 +152,7 @@ def test_generation_takes_prompts_of_any_lengths(objective, loaded):
     assert lm.generate(prompts, max_tokens=5, seed=1) != lm.generate(prompts, max_tokens=5, seed=2)
 
 
-@pytest.mark.parametrize("objective", ["clm", "span_corruption"])
+@pytest.mark.parametrize("objective", tiers(("clm", "span_corruption"), quick=("clm",)))
 def test_an_answer_ends_before_its_stop_string(objective, loaded):
     lm = loaded(objective)
     whole = lm.generate(["ab", "c"], max_tokens=12, temperature=0.0)
@@ -310,6 +309,7 @@ def test_what_is_wrong_with_a_directory_is_said(tmp_path):
         tlx.load(changed(config=foreign))
 
 
+@pytest.mark.slow
 def test_a_run_is_self_contained_and_loads_without_its_devices(tmp_path):
     """Written over 8 devices, moved elsewhere, tokenizer path and kernel of another machine in the config."""
     mesh = parallel.make_mesh(parallel.MeshConfig(data=1, fsdp=-1, rules="fsdp"))

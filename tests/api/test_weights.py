@@ -60,6 +60,7 @@ def in_full(lm):
     return dataclasses.replace(lm, params=dequantized_tree(lm.params))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", tiers(FORMATS, quick=["nf4"]))
 def test_logits_are_those_of_the_matrices_in_full(tmp_path, weights, capsys):
     lm = tlx.load(llama(tmp_path / "hf"), weights=weights)
@@ -201,6 +202,7 @@ def test_a_model_of_8b_fits(weights, limit):
     assert line.startswith("8,030,261,248 parameters, ") and f"{weights} " in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16, np.float32])
 def test_a_directory_is_loaded_in_the_dtype_of_its_files(tmp_path, dtype, capsys):
     folder = llama(tmp_path / "hf", dtype=dtype)
@@ -234,6 +236,7 @@ def test_the_line_says_what_a_gpu_does_not_have(monkeypatch):
     assert size_line(10, {"bfloat16": 20}, "bfloat16").endswith("computed in bfloat16")
 
 
+@pytest.mark.slow
 def test_the_verbs_take_weights(tmp_path, capsys):
     write_run(tmp_path / "run", "clm")
     words = ["generate", str(tmp_path / "run"), "--prompt=ab", "--max_tokens=2", "--weights=int8"]

@@ -244,6 +244,7 @@ def run_child(folder, fault, width=128):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault, expected", [("before seal", 2), ("delete", 3)])
 def test_killed_between_commit_and_seal_and_during_deletion(tmp_path, fault, expected, caplog):
     child = run_child(tmp_path, fault)

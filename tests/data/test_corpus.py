@@ -119,6 +119,7 @@ LAYOUTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reads, config, text", LAYOUTS, ids=lambda value: getattr(value, "layout", ""))
 def test_windows_are_those_of_a_token_cache(data, tmp_path, reads, config, text):
     data = dataclasses.replace(data, text=dataclasses.replace(data.text, **text), **config)

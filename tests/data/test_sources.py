@@ -281,6 +281,7 @@ def _tfds(folder, **kwargs):
     return TfdsConfig(**{"name": "toy_text:plain", "data_dir": str(folder), **kwargs})
 
 
+@pytest.mark.slow
 def test_conversations_of_tfds(tfds_folder):
     source = open_source(SourceConfig("tfds", tfds=_tfds(tfds_folder, turns_column="turns")), "train")
     found = list(documents(source))
@@ -314,6 +315,7 @@ def test_labelled_records_of_tfds(tfds_folder):
             read_records(dataclasses.replace(config, train=(name,)), "train", 0)
 
 
+@pytest.mark.slow
 def test_tfds_without_tensorflow(tfds_folder):
     script = textwrap.dedent(
         f"""

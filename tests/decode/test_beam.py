@@ -64,6 +64,7 @@ def without_eos(text, eos):
     return list(text[:-1]) if text[-1] == eos else list(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, penalty", tiers([(k, p) for k in KINDS for p in (0.0, 1.0, 2.5)], quick=[(KINDS[0], 1.0)])
 )
@@ -112,6 +113,7 @@ def test_wide_enough_is_exhaustive():
     np.testing.assert_allclose(found[0].score, best[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", tiers(["decoder", "encoder_decoder"], quick=["decoder"]))
 def test_one_beam_is_greedy_and_company_changes_nothing(kind):
     lm, params = built(kind)

@@ -65,6 +65,7 @@ def test_greedy_equals_the_full_pass_of_a_decoder(changes):
     assert len({token for tokens in got for token in tokens}) > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("position", tiers(["learned", "relative_bias"], quick=["relative_bias"]))
 def test_greedy_equals_the_full_pass_of_an_encoder_decoder(position):
     lm, params = built("encoder_decoder", position, num_decoder_layers=1)

@@ -44,6 +44,7 @@ def run(rows, model):
     return [chunk.tokens_BT[index, : chunk.counts_B[index]].tolist() for index in range(len(rows))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", tiers(["decoder", "encoder_decoder"], quick=["decoder"]))
 def test_a_stream_is_the_same_text(kind):
     lm, params = built(kind, "relative_bias") if kind == "encoder_decoder" else built()

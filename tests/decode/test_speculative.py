@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.decode.tiny import PROMPTS, VOCAB, built, full_logits
+from tests.tiers import tiers
 from tlx.base.errors import ConfigError
 from tlx.decode.generate import generate, settings_of
 from tlx.decode.padding import pad
@@ -27,7 +28,7 @@ def pair(noise=0.0, position="learned"):
     return Pair(lm, params, lm, other)
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.02, 1.0])
+@pytest.mark.parametrize("noise", tiers((0.0, 0.02, 1.0), quick=(0.02,)))
 def test_greedy_is_the_text_of_plain_greedy(noise):
     """Up to the model's last position: drafts beyond it are read at it, and are not kept."""
     models = pair(noise)

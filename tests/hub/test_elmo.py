@@ -51,6 +51,7 @@ def released(folder, options=OPTIONS, words=WORDS, without=""):
     return folder
 
 
+@pytest.mark.slow
 def test_three_sentences_as_the_released_code_has_them():
     """Both directions go on from the states of the sentence before; all 30 sentences by hand: 6e-7."""
     if not FIXTURE.exists():

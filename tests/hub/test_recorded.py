@@ -34,25 +34,12 @@ def make(name, folder):
     return open_folder(folder, ignore=CASES[name].ignore), meta["config"], part
 
 
-# One of each shape, and the parts that the most families share. CI compares all with the classes in test_live.py.
-QUICK = (
-    *(
-        "bert",
-        "deberta-v2",
-        "electra",
-        "gpt2",
-        "neox",
-        "llama",
-        "gemma3",
-        "mixtral",
-        "falcon-groups",
-        "bloom",
-    ),
-    *("olmo2", "cohere", "t5", "bart", "xlnet"),
-)
+# One of each shape, and parts that many families share. CI compares all with the classes themselves in test_live.py:
+# here the others are for machines without torch.
+QUICK = ("bert", "deberta-v2", "gpt2", "llama", "gemma3", "bloom", "t5", "xlnet")
 
 
-@pytest.mark.parametrize("name", tiers(CASES, quick=QUICK))
+@pytest.mark.parametrize("name", tiers(CASES, quick=QUICK, slow=()))
 def test_recorded_outputs_and_round_trip(name, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     checkpoint, config, part = make(name, first)

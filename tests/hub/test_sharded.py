@@ -30,6 +30,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", tiers(SHAPES, quick=["llama", "t5"]))
 def test_logits_over_a_mesh_are_those_of_one_device(family, tmp_path):
     changes, kind, heads = SHAPES[family]

@@ -71,6 +71,7 @@ def test_clips_bound_the_cell_and_what_it_shows():
     assert np.abs(first).max() == pytest.approx(0.1) and np.abs(last.cell).max() == pytest.approx(0.2)
 
 
+@pytest.mark.slow
 def test_two_windows_with_the_state_between_are_one():
     module, params, x = layers()
     whole, end = run(module, params, x)

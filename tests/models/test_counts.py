@@ -154,6 +154,7 @@ QUICK = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", tiers(FAMILIES, quick=QUICK))
 def test_the_formula_counts_every_familys_features(name):
     model = tiny(FAMILIES.load(name).base)

@@ -40,6 +40,7 @@ def loss(module, params, batch):
     return float(jax.jit(lambda p: module.apply({"params": p}, batch, None, None)[0]["loss"].sum)(params))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mup", "completep"])
 def test_the_base_is_the_standard_parametrisation(name):
     (plain, boxed, batch), (other, *_) = sized("standard", 32), sized(name, 32)

@@ -76,6 +76,7 @@ def test_chunks_are_the_recurrence(chunk_size):
         np.testing.assert_allclose(ours, wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mixer", tiers(MIXERS, quick=["alone"]))
 def test_cached_decoding_equals_the_full_pass(mixer):
     """Padding on the left, pieces of several tokens and of one."""

@@ -61,6 +61,7 @@ def test_each_target_sees_exactly_its_predecessors_and_the_memory():
     np.testing.assert_array_equal(seen, order[:, None] > order[None, :])
 
 
+@pytest.mark.slow
 def test_the_memory_is_seen_within_its_segment_and_has_no_gradient():
     model, params, batch, memory, _ = setup()
 
@@ -77,6 +78,7 @@ def test_the_memory_is_seen_within_its_segment_and_has_no_gradient():
     assert np.abs(grads).max() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reuse", [2, 6])
 def test_the_memory_keeps_the_last_places_before_the_reuse_length(reuse):
     model, params, batch, memory, _ = setup()

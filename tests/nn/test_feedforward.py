@@ -77,6 +77,7 @@ def test_the_balance_of_a_batch_leaves_padding_out():
     np.testing.assert_allclose(same.sum, term.sum, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capacity", [0.0, 1.0])
 def test_experts_over_devices_equal_experts_on_one(capacity):
     cfg = config(feedforward=dataclasses.replace(PART, capacity_factor=capacity))

@@ -26,6 +26,7 @@ def feedforward(gated):
     return FeedForward(dataclasses.replace(cfg, dtype="float32"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module, shape, dtype",
     [

@@ -90,6 +90,7 @@ def test_each_layer_of_a_pattern_caches_what_it_sees():
     np.testing.assert_allclose(np.concatenate(pieces, 1)[real], np.asarray(full)[real], atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_layers", [1, 2])
 def test_fewer_layers_than_a_period(num_layers):
     cfg, batch = patterned(num_layers=num_layers), rows()

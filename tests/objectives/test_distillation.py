@@ -81,6 +81,7 @@ def divergences(ours, theirs, temperature):
     return np.sum(np.exp(p) * (p - q), axis=-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked_only", [False, True])
 def test_losses_are_numpys(masked_only):
     config = dataclasses.replace(CONFIG, masked_only=masked_only, temperature=3.0)

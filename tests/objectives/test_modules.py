@@ -79,7 +79,7 @@ def test_masked_head_is_numpys(tied):
     np.testing.assert_allclose(terms["loss"].sum, (losses * batch["weights"]).sum(), rtol=2e-6)
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", tiers(MODULES, quick=("clm", "plm")))
 def test_no_target_is_read_off_its_own_input(name):
     batch = batch_of(name, [None])
     influence_PV = influence(name, batch)

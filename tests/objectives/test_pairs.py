@@ -154,6 +154,7 @@ def test_a_row_is_cls_a_sep_b_sep_and_can_be_rebuilt(chunk, other, name, seed):
     assert not VOCAB.special[row["targets"][real]].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nsp", "sop"])
 def test_loss_is_numpys(name):
     this = spec(name, masking_rate=0.4)

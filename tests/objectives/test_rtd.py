@@ -179,7 +179,7 @@ def case(sharing: str, **changes):
     return small(this, batch, MODEL), batch
 
 
-@pytest.mark.parametrize("sharing", SHARINGS)
+@pytest.mark.parametrize("sharing", tiers(SHARINGS, quick=("gdes",)))
 def test_losses_are_numpys(sharing):
     it, batch = case(sharing, head="deberta" if sharing == "gdes" else "electra")
     terms, _ = it.forward(batch)

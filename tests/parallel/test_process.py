@@ -51,11 +51,12 @@ def port():
         return probe.getsockname()[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "axes, rows",
     [
         (["data=4"], [[0, 1, 2, 3], [4, 5, 6, 7]]),
-        pytest.param(["data=1", "tensor=4"], [list(range(8))] * 2, marks=pytest.mark.slow),
+        (["data=1", "tensor=4"], [list(range(8))] * 2),
     ],
 )
 def test_two_processes_each_build_the_rows_that_they_hold(port, axes, rows):

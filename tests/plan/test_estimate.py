@@ -27,6 +27,7 @@ def analytic(config, target):
 LIVE = [("clm", "both"), ("plm", "fsdp"), ("span_corruption", "tensor")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape, mesh", tiers(LIVE, quick=LIVE[:1]))
 def test_bytes_are_those_of_live_arrays(shape, mesh):
     config = tiny.config(shape, mesh)
@@ -67,6 +68,7 @@ def llama(**changes):
     return resolve(values)
 
 
+@pytest.mark.slow
 def test_llama_on_a_slice_of_v5e():
     found = analytic(llama(), "tpu:v5e:16x16")
     assert found.parameters == (6_738_415_616, 6_738_415_616, 6_607_343_616)

@@ -69,6 +69,7 @@ def test_bytes_of_the_module_are_those_of_the_arrays():
     assert facts.alias_bytes > 0.99 * held  # the new state lies where the old one was
 
 
+@pytest.mark.slow
 def test_flops_of_the_module_are_those_of_the_model():
     """Nothing is recomputed, so the step's products are three times the forward pass'."""
     config = tiny.config("clm", "fsdp", num_layers=4)

@@ -56,7 +56,8 @@ def loss_of(module, batch):
     return jax.jit(jax.value_and_grad(loss))
 
 
-@pytest.mark.parametrize("kind", ["decoder", pytest.param("encoder_decoder", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["decoder", "encoder_decoder"])
 def test_the_loss_is_numpys_and_a_student_that_is_its_teacher_has_nothing_to_learn(kind):
     batch = tiny.sampled("gkd", kind=kind, num_answers=2)[0]
     module = module_of(kind, num_answers=2, interpolation=0.3)

@@ -125,6 +125,7 @@ def test_advantages_are_of_the_whole_step_on_any_mesh():
     assert float(jnp.max(jnp.abs(alone - whole["advantages"][:2]))) > 1e-3
 
 
+@pytest.mark.slow
 def test_the_coefficient_follows_the_kl():
     _, batch, _ = sampled_by_start()
     task = TABLE.load("ppo")

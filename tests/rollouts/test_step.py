@@ -22,6 +22,7 @@ from tests.rollouts.tiny import (
     state_of,
 )
 from tests.tasks import small
+from tests.tiers import tiers
 from tlx.base.errors import ConfigError, DataError
 from tlx.evaluation.writing import cached
 from tlx.nn.losses import LossConfig
@@ -54,7 +55,7 @@ def numpy_log_probs(batch):
     return np.take_along_axis(log_softmax(full_logits()), targets[..., None], axis=-1)[..., 0]
 
 
-@pytest.mark.parametrize("kind", ["decoder", "encoder_decoder"])
+@pytest.mark.parametrize("kind", tiers(("decoder", "encoder_decoder"), quick=("decoder",)))
 def test_answers_are_what_the_full_forward_pass_draws(kind):
     """Every token, from the keys of (seed, step, row) and the logits without a cache."""
     _, seen = sampled(kind=kind)

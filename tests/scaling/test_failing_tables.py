@@ -99,6 +99,7 @@ def run(folder, name, capsys):
     return code, captured.out, captured.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("folder", "name"), [(f, name) for f, (_, names) in FITS.items() for name in names])
 def test_right_numbers(folder, name, capsys):
     exponent, messages = FITS[folder]

@@ -76,6 +76,7 @@ def graded(module, params, batch):
     return terms, gradient
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "shape", "pooling"), tiers(CASES, quick=[CASES[0], CASES[1], CASES[5]]))
 def test_as_alone(task, shape, pooling):
     config = {"pooling": pooling} | ({"lm_loss_weight": 0.5} if shape == "decoder" else {})

@@ -203,6 +203,7 @@ def test_layers_are_compared_as_in_pretraining():
     np.testing.assert_allclose(terms["attention_loss"].sum, error[seen].sum(), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", tiers([3, small.TOKENIZER.vocab.size], quick=[3]))
 def test_stored_log_probabilities_are_those_of_k_outcomes_and_the_rest(count):
     module, batch, params, frozen = parts("generation", "decoder")
