@@ -219,8 +219,8 @@ def _has_replicas(leaf: Any) -> bool:
     if num_replicas(leaf) == 1:
         return False
     mesh = leaf.sharding.mesh
-    by_replica = np.moveaxis(mesh.devices, mesh.axis_names.index(AXIS), 0)
-    owners = [{device.process_index for device in replica.flat} for replica in by_replica]
+    by_replica = np.moveaxis(mesh.devices, mesh.axis_names.index(AXIS), 0).reshape(num_replicas(leaf), -1)
+    owners = [{device.process_index for device in replica} for replica in by_replica]
     return len(set.union(*owners)) > min(map(len, owners))
 
 
