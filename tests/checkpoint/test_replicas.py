@@ -142,7 +142,7 @@ def test_two_processes_read_each_byte_once(tmp_path):
     size = 16 * BITS.size * 4
     carry = size // 4
     replicated = 4 * size
-    # Each reads two of the four replicated leaves whole, and its half of the carry; of the rest only Orbax's metadata.
+    # Each reads two of the four replicated leaves, and its half of the carry; beside them only Orbax's metadata.
     assert sorted(first["readers"].values()) == [0, 0, 1, 1] and first["readers"] == second["readers"]
     for process in (first, second):
         assert process["shared"] == pytest.approx((replicated + carry) / 2, rel=0.01)

@@ -55,7 +55,7 @@ class ReplicatedLeaf(NamedTuple):
 
 
 def load(folder: Place, parts: dict[str, Any]) -> dict[str, Any]:
-    """Load the named parts of a checkpoint, each leaf with the sharding of its abstract leaf, or as numpy without one.
+    """Load the named parts, each leaf with the sharding of its abstract leaf, or as numpy without one.
 
     All processes call this. Where several processes hold replicas of a leaf, one replica reads it.
 
@@ -101,12 +101,12 @@ def replicated_leaves(leaves: Mapping[str, Any]) -> list[ReplicatedLeaf]:
         leaves: Abstract leaves by path.
 
     Returns:
-        Leaves of which some process need not read anything. At least one leaf is not among them, for all processes call
-        Orbax together, and it loads no empty tree.
+        Leaves of which some process need not read anything. At least one leaf is not among them, for all processes
+        call Orbax together, and it loads no empty tree.
     """
     largest_first = sorted(leaves, key=lambda path: (-_num_bytes(leaves[path]), path))
     paths = [path for path in largest_first[:-1] if _has_replicas(leaves[path])]
-    paths = [path for path in paths if _num_bytes(leaves[path]) >= SMALL]
+    paths = [path for path in paths if leaves[path].shape and _num_bytes(leaves[path]) >= SMALL]
     if not paths:
         return []
     sizes = {path: _num_bytes(leaves[path]) for path in paths}
@@ -152,10 +152,10 @@ def send(leaves: Sequence[ReplicatedLeaf], read: Sequence[jax.Array | None]) -> 
         The leaves over the whole mesh, bit for bit.
     """
     mesh = leaves[0].sharding.mesh
-    specs = tuple(PartitionSpec(AXIS, *leaf.sharding.spec) for leaf in leaves)
+    specs = tuple(_joined_spec(leaf.sharding.spec) for leaf in leaves)
 
-    def summed(*stacked: jax.Array) -> tuple[jax.Array, ...]:
-        return tuple(_sum_of_bits(array) for array in stacked)
+    def summed(*shards: jax.Array) -> tuple[jax.Array, ...]:
+        return tuple(_sum_of_bits(shard) for shard in shards)
 
     program = jax.shard_map(
         summed,
@@ -164,40 +164,50 @@ def send(leaves: Sequence[ReplicatedLeaf], read: Sequence[jax.Array | None]) -> 
         out_specs=tuple(leaf.sharding.spec for leaf in leaves),
         check_vma=False,
     )
-    stacked = [
-        _stacked(leaf, array, NamedSharding(mesh, spec))
+    joined = [
+        _joined(leaf, array, NamedSharding(mesh, spec))
         for leaf, array, spec in zip(leaves, read, specs, strict=True)
     ]
-    received = jax.jit(program, out_shardings=tuple(leaf.sharding for leaf in leaves))(*stacked)
+    received = jax.jit(program, out_shardings=tuple(leaf.sharding for leaf in leaves))(*joined)
     # The next leaves are not to be on the devices before these have arrived.
     return list(jax.block_until_ready(received))
 
 
-def _sum_of_bits(stacked: jax.Array) -> jax.Array:
+def _sum_of_bits(shard: jax.Array) -> jax.Array:
     """Add the bits of all replicas as integers, of which all but the reader's are 0: a sum of floats loses -0.0."""
-    dtype = stacked.dtype
+    dtype = shard.dtype
     if dtype == jnp.bool_:
-        return jax.lax.psum(stacked[0].astype(jnp.uint32), AXIS).astype(jnp.bool_)
+        return jax.lax.psum(shard.astype(jnp.uint32), AXIS).astype(jnp.bool_)
     unsigned = jnp.dtype(f"uint{8 * dtype.itemsize}")
-    # Before anything else: XLA computes bfloat16 on CPUs in float32, which changes the payload of a NaN.
-    bits = jax.lax.bitcast_convert_type(stacked, unsigned)[0]
+    bits = jax.lax.bitcast_convert_type(shard, unsigned)
     # Collectives of CPUs know no integers of 16 bits.
     wide = bits.astype(jnp.uint32) if dtype.itemsize < 4 else bits
     return jax.lax.bitcast_convert_type(jax.lax.psum(wide, AXIS).astype(unsigned), dtype)
 
 
-def _stacked(leaf: ReplicatedLeaf, read: jax.Array | None, sharding: NamedSharding) -> jax.Array:
-    """Return [replica, ...] of a leaf: what was read in the row of its reader, zeros in the others."""
-    shape = leaf.abstract.shape
+def _joined_spec(spec: PartitionSpec) -> PartitionSpec:
+    """Return the spec of all replicas of a leaf joined along its first dim."""
+    first = spec[0] if len(spec) else None
+    axes = first if isinstance(first, tuple) else (first,) if first else ()
+    return PartitionSpec((AXIS, *axes), *spec[1:])
+
+
+def _joined(leaf: ReplicatedLeaf, read: jax.Array | None, sharding: NamedSharding) -> jax.Array:
+    """Return all replicas of a leaf joined along its first dim: what was read, and zeros for the others.
+
+    Each shard is the device's own, without an operation on it, which a mesh in the context would not allow.
+    """
+    first, *others = leaf.abstract.shape
+    shape = (first * sharding.mesh.shape[AXIS], *others)
     dtype = leaf.abstract.dtype
     shards = {} if read is None else {shard.device: shard.data for shard in read.addressable_shards}
-    stacked_shape = (sharding.mesh.shape[AXIS], *shape)
-    zeros_shape = sharding.shard_shape(stacked_shape)
     buffers = [
-        shards[device][None] if device in shards else jnp.zeros(zeros_shape, dtype, device=device)
-        for device in sharding.addressable_devices_indices_map(stacked_shape)
+        shards[device]
+        if device in shards
+        else jax.device_put(np.zeros(sharding.shard_shape(shape), dtype), device)
+        for device in sharding.addressable_devices_indices_map(shape)
     ]
-    return jax.make_array_from_single_device_arrays(stacked_shape, sharding, buffers, dtype=dtype)
+    return jax.make_array_from_single_device_arrays(shape, sharding, buffers, dtype=dtype)
 
 
 def _groups(leaves: Sequence[ReplicatedLeaf]) -> list[list[ReplicatedLeaf]]:

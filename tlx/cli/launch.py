@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--workdir",
         required="workdir" in cluster.required,
-        help="directory of the run as its hosts see it; default: runs/NAME",
+        help="directory of the run as its hosts see it, a folder, gs:// or s3://; default: runs/NAME",
     )
     parser.add_argument("--dry-run", action="store_true", help="show files and commands, start nothing")
     parser.add_argument("--render", metavar="DIR", help="write the files there, start nothing")
@@ -83,6 +83,7 @@ def main(argv: list[str]) -> int:
             drop=tuple(options.drop),
             compilation_cache=options.compilation_cache,
         ),
+        saves_to_hosts=config.checkpoint.local_every > 0,
     )
     return _launch(cluster, job, cluster_options, options)
 
