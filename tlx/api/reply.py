@@ -56,10 +56,10 @@ def template_of(lm: ModelCore, name: str = "") -> ChatTemplate | ModelTemplate:
     own = model_template(lm.tokenizer)
     if own is None:
         raise ConfigError(
-            f"this model was trained for {lm.config.objective.name}, not tuned on conversations, and its files hold no "
-            "chat template: tlx finetune --config=finetune/chat --from=IT makes one that is; of one that was tuned "
-            f"elsewhere name the template (--template=NAME), one of {', '.join(TEMPLATES)}; tlx generate continues "
-            "texts without one"
+            f"this model was trained for {lm.config.objective.name}, not tuned on conversations, and its files hold "
+            "no chat template: tlx finetune --config=finetune/chat --from=IT makes one that is; of one that was "
+            f"tuned elsewhere name the template (--template=NAME), one of {', '.join(TEMPLATES)}; tlx generate "
+            "continues texts without one"
         )
     return own
 
