@@ -4,7 +4,7 @@ r"""Start a run on this machine or a cluster: checked here first, restarted ther
     tlx launch slurm --config=pretrain/bert --name=bert --nodes=4 --gpus-per-node=8 --dry-run
     tlx launch gke --config=quickstart:mlm --name=mlm --image=registry.io/me/tlx:1 --claim=runs --dry-run
     tlx launch tpu-vm --config=pretrain/gpt2 --name=gpt2 --accelerator=v5litepod-64 --zone=us-west4-a \
-        --workdir=/mnt/bucket/gpt2 --dry-run
+        --workdir=gs://lab-runs/gpt2 --dry-run
 
 The same command resumes the run of that name. --dry-run shows every file and command and starts nothing;
 --render writes the files and starts nothing; --plan=TARGET first runs `tlx plan`, and refuses a run that does
