@@ -116,7 +116,7 @@ def replicated_leaves(leaves: Mapping[str, Any]) -> list[ReplicatedLeaf]:
 
 def num_replicas(leaf: Any) -> int:
     """Return the number of replicas that the mesh of a leaf makes of it; 1 where it is sharded over their axis."""
-    sharding = getattr(leaf, "sharding", None)
+    sharding: Any = getattr(leaf, "sharding", None)
     if not isinstance(sharding, NamedSharding) or AXIS not in sharding.mesh.axis_names:
         return 1
     used = [axis for axes in sharding.spec for axis in (axes if isinstance(axes, tuple) else (axes,))]
