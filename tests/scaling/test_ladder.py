@@ -61,7 +61,8 @@ def test_three_sizes_killed_twice_end_with_the_ledger_of_a_ladder_that_was_not(t
 def calm(tmp_path_factory):
     """A ladder of real runs in a folder that nobody kills."""
     folder = tmp_path_factory.mktemp("calm") / "ladder"
-    finish(scale("run", folder, "--config.ladder.budgets=(2e9,)", config=f"{CONFIG}:tiny"))
+    words = ("--parallel=2", "--config.ladder.budgets=(2e9,)")
+    finish(scale("run", folder, *words, config=f"{CONFIG}:tiny"), timeout=1200)
     return folder
 
 
