@@ -1,6 +1,7 @@
 """Answers of the nearest stored message, and the command."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -44,7 +45,17 @@ def test_a_conversation_with_stored_answers(tmp_path, monkeypatch, capsys):
     words = ["chat", str(run), f"--retrieve={tmp_path / 'answers.csv'}"]
     monkeypatch.setattr("sys.stdin", io.StringIO("bye\n\nhello\n/exit\n"))
     assert cli.main([*words, "--columns=Q,A"]) == 0
-    assert capsys.readouterr().out == "See you.\nHi!\n"
+    out = capsys.readouterr()
+    assert out.out == "See you.\nHi!\n" and "not read" not in out.err
+    # A model with a limit of tokens does not read the end of a long message, and one that is longer than the model's
+    # positions is refused; the conversation goes on.
+    saved = json.loads((run / "run.json").read_text())
+    saved["config"]["embed"]["max_tokens"] = 8
+    (run / "run.json").write_text(json.dumps(saved))
+    monkeypatch.setattr("sys.stdin", io.StringIO("bye bye bye\nbye\n"))
+    assert cli.main([*words, "--columns=Q,A"]) == 0
+    out = capsys.readouterr()
+    assert out.out.count("\n") == 2 and out.err.count("tokens are not read: the model embeds 8") == 1
     monkeypatch.setattr("sys.stdin", io.StringIO("bye\n"))
     assert cli.main(words) == 64
     assert "--columns" in capsys.readouterr().err

@@ -84,6 +84,10 @@ def test_a_model_that_was_not_tuned_so(tmp_path, monkeypatch, capsys):
     run = write_run(tmp_path / "run", "clm")
     code, out = say(monkeypatch, capsys, run, ["hi"])
     assert code == 64 and "was trained for clm, not tuned on conversations" in out.err
+    assert (
+        "tlx finetune --config=finetune/chat" in out.err
+        and "--template=NAME), one of words, alpaca" in out.err
+    )
     code, out = say(monkeypatch, capsys, run, ["hi"], "--template=chatlm")
     assert code == 64 and "did you mean 'chatml'" in out.err
     lm = tlx.load(run)

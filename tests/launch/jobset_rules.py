@@ -48,7 +48,9 @@ def broken_rules(jobset, text):
         and "hostNetwork" not in text,
         "no secret in the file": not SECRET.search(text),
         "tlx is process 1 of its container": container["command"][2].endswith('exec "$@"'),
-        "the run lies on the claim": any(a.startswith("--workdir=/runs/") for a in container["args"]),
+        "the run lies on the claim or in a bucket": any(
+            a.startswith(("--workdir=/runs/", "--workdir=gs://")) for a in container["args"]
+        ),
         "TPUs have a topology": ("google.com/tpu" in limits)
         == ("cloud.google.com/gke-tpu-topology" in pod["nodeSelector"]),
         "every mount has a volume": {mount["name"] for mount in container["volumeMounts"]}

@@ -8,7 +8,7 @@ from tlx import cli
 from tlx.base.errors import ConfigError
 from tlx.cli import launch
 from tlx.launch.clusters import CLUSTERS
-from tlx.launch.gke import GkeOptions
+from tlx.launch.tpu_vm import TpuVmOptions
 
 
 def examples():
@@ -31,8 +31,8 @@ def test_examples_work_as_written(words, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "missing"),
     [
-        (["gke"], "--config, --name, --image, --claim"),
-        (["gke", "--config=quickstart", "--name=x"], "--image, --claim"),
+        (["gke"], "--config, --name, --image"),
+        (["gke", "--config=quickstart", "--name=x"], "--image"),
         (["tpu-vm"], "--config, --name, --workdir, --accelerator, --zone"),
         (["slurm"], "--config, --name"),
     ],
@@ -45,6 +45,6 @@ def test_all_missing_flags_are_named_at_once(words, missing, capsys):
 
 
 def test_empty_options_are_named_together_with_what_they_are():
-    with pytest.raises(ConfigError, match="--image and --claim are needed") as error:
-        GkeOptions().validate()
-    assert "--claim: PersistentVolumeClaim" in str(error.value)
+    with pytest.raises(ConfigError, match="--accelerator and --zone are needed") as error:
+        TpuVmOptions().validate()
+    assert "--zone: Zone, as us-west4-a." in str(error.value)

@@ -26,6 +26,21 @@ CASES = {
         *("--accelerator=tpu-v5-lite-podslice", "--topology=4x8", "--hosts=8", "--slices=2", "--spot"),
         *("--queue=research", "--config.data.text.files=('/runs/my text/*.txt',)"),
     ),
+    # A run in a bucket, which also saves to local disks of the nodes.
+    "bucket": (
+        *(
+            BASE[0],
+            "--workdir=gs://lab/bert-1",
+            "--service-account=trainer",
+            "--accelerator=nvidia-h100-80gb",
+        ),
+        *(
+            "--chips-per-host=8",
+            "--hosts=2",
+            "--node-folder=/mnt/disks/ssd0/tlx",
+            "--config.checkpoint.local_every=20",
+        ),
+    ),
 }
 
 
@@ -97,6 +112,25 @@ def test_the_file_of_a_config_travels_along(tmp_path):
     assert container["args"][:3] == ["tlx", "train", "--config=/config/config.py:clm"]
 
 
+def test_a_run_in_a_bucket_needs_no_claim_and_one_on_hosts_a_folder_of_theirs(tmp_path, capsys):
+    jobset = next(yaml.safe_load_all((GOLDEN / "jobset-bucket.yaml").read_text()))
+    pod = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["args"][-1] == "--workdir=gs://lab/bert-1"
+    (local,) = [word for word in container["args"] if "local_folder" in word]
+    (mount,) = [mount for mount in container["volumeMounts"] if mount["mountPath"] == local.partition("=")[2]]
+    (volume,) = [volume for volume in pod["volumes"] if volume["name"] == mount["name"]]
+    assert volume["hostPath"]["path"] == "/mnt/disks/ssd0/tlx"
+    words = ["launch", "gke", "--config=quickstart:mlm:tiny", "--name=x", "--dry-run", BASE[0]]
+    for more, message in (
+        ([], "--claim is needed"),
+        (["--workdir=gs://lab/x", "--config.checkpoint.local_every=9"], "--node-folder=/mnt/disks/ssd0/tlx"),
+        (["--claim=c", "--node-folder=/x", "--config.checkpoint.local_folder=/y"], "leave it out"),
+    ):
+        assert cli.main([*words, *more]) == 64
+        assert message in capsys.readouterr().err
+
+
 def test_each_pod_counts_its_process(tmp_path):
     (container,) = next(yaml.safe_load_all((GOLDEN / "jobset-tpu.yaml").read_text()))["spec"][
         "replicatedJobs"
@@ -111,7 +145,7 @@ def test_each_pod_counts_its_process(tmp_path):
     [
         ({"image": ""}, "--image is needed"),
         ({"image": "gcr.io/lab/tlx"}, "needs a tag"),
-        ({"claim": ""}, "--claim is needed"),
+        ({"node_folder": "disks/ssd0"}, "--node-folder=disks/ssd0 must be an absolute path"),
         ({"accelerator": "tpu-v6e-slice"}, "go together"),
         ({"accelerator": "tpu-v6e-slice", "topology": "4x4", "hosts": 2}, "--hosts=4 would fit"),
     ],

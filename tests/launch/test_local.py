@@ -3,6 +3,7 @@
 import os
 import pathlib
 import signal
+import subprocess
 import sys
 import textwrap
 import threading
@@ -10,7 +11,10 @@ import time
 
 import pytest
 
+from tests import stores
+from tests.cli import tiny
 from tlx.base import errors
+from tlx.base import place as places
 from tlx.base.errors import ConfigError
 from tlx.launch import exits, local
 from tlx.launch.exits import RestartDecision, next_move
@@ -18,6 +22,7 @@ from tlx.launch.job import LaunchJob
 from tlx.launch.local import LocalOptions
 from tlx.launch.secrets import hider, redacted, refuse_secrets
 from tlx.launch.supervise import ProcessExit, Supervisor
+from tlx.training.journal import read_lines
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -186,3 +191,32 @@ def test_each_process_finds_who_it_is():
     assert [own["TLX_PROCESS_ID"] for own in two] == ["0", "1"]
     assert [own["CUDA_VISIBLE_DEVICES"] for own in two] == ["0,1", "2,3"]
     assert two[1]["TLX_COORDINATOR"] == "127.0.0.1:5" and two[1]["JAX_NUM_CPU_DEVICES"] == "2"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["gs", "s3"])
+def test_two_processes_train_in_a_bucket_and_resume_there(tmp_path, monkeypatch, kind):
+    """All of the run is there, compiled programs too; the launcher's logs are on this machine."""
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    config = tiny.write_config(tmp_path)
+    run = stores.place(kind, tmp_path)
+    for steps in (6, 12):
+        words = [
+            "launch",
+            "local",
+            f"--config={config}:clm",
+            "--name=run",
+            f"--workdir={run}",
+            "--processes=2",
+        ]
+        words += ["--devices=1", f"--config.train.steps={steps}", "--config.eval.final=False"]
+        done = subprocess.run(
+            [sys.executable, "-m", "tlx", *words], cwd=tmp_path, capture_output=True, text=True, timeout=580
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert (run / "checkpoints" / str(steps) / "tlx_manifest.json").exists()
+    assert [line["step"] for line in read_lines(run / "events.jsonl") if line["event"] == "resume"] == [6]
+    assert places.list_files(run / "compilation-cache")
+    assert (tmp_path / "launched" / "run" / "logs" / "p1.log").is_file()
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(kind)]

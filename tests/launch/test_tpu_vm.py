@@ -268,4 +268,4 @@ def test_wrong_options_are_refused(cloud, capsys):
     with pytest.raises(ConfigError, match="--zone is needed"):
         TpuVmOptions(accelerator="v5litepod-8").validate()
     assert launch("--workdir=runs/llama") == 64
-    assert "must be an absolute path that all workers share" in capsys.readouterr().err
+    assert "must be gs://BUCKET/RUN, or an absolute path that all workers share" in capsys.readouterr().err

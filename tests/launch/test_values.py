@@ -24,6 +24,18 @@ def _cluster(name):
 
 
 @pytest.mark.parametrize("name", CLUSTERS)
+def test_a_run_in_a_bucket_is_passed_on_as_it_is(name):
+    cluster, options = _cluster(name)
+    if name == "tpu-vm":
+        # On machines without tlx, its client is installed too.
+        assert "[tpu,gcs]" in cluster.render(JOB._replace(workdir="gs://lab/try"), options)["worker.sh"]
+    job = JOB._replace(workdir="s3://lab/try")
+    assert "--workdir=s3://lab/try" in job.words() and "s3:/" not in str(job.log_folder)
+    for text in render(cluster, job, options).values():
+        assert "--workdir=s3://lab/try" in text and "s3:/lab" not in text
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
 def test_no_value_has_a_second_line(name):
     cluster, options = _cluster(name)
     render(cluster, JOB, options)

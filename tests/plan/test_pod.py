@@ -47,7 +47,7 @@ LLAMA3_405B = {
     ],
 )
 def test_bytes_and_seconds_of_a_checkpoint_on_512_hosts(name, parameters, capsys):
-    """12 bytes a parameter, each written once by one of the hosts; a start reads the shards of its devices."""
+    """12 bytes a parameter, each written once by one of the hosts, and read once by one of the 8 replicas."""
     file = "llama2_70b" if name == "llama3_405b" else name
     words = [f"--config={ROOT}/configs/pod/{file}_v5p.py", "--target=tpu:v5p:8x16x16", "--method=analytic"]
     if name == "llama3_405b":
@@ -60,7 +60,10 @@ def test_bytes_and_seconds_of_a_checkpoint_on_512_hosts(name, parameters, capsys
     assert costs["state_bytes"] == pytest.approx(state, rel=0.003)
     assert costs["bytes_per_host"] == pytest.approx(state / 512, rel=0.003)
     # Groups of 256 chips hold the state once; a host has 4 of them.
-    assert costs["restored_bytes_per_host"] == pytest.approx(4 * state / 256, rel=0.02)
+    assert costs["held_bytes_per_host"] == pytest.approx(4 * state / 256, rel=0.02)
+    # Leaves are dealt out among replicas whole: the one with most to read has up to half more than its share.
+    restored = costs["restored_bytes_per_host"]
+    assert state / 512 <= restored < 1.5 * state / 512
     assert costs["verify_seconds"] == pytest.approx(state / 512 / 1.29e9, rel=0.003)
     assert costs["save_seconds"] == pytest.approx(state / 512 * (1 / 2e9 + 1 / 1.29e9), rel=0.003)
-    assert costs["restore_seconds"] == pytest.approx(state / 512 / 1.29e9 + 4 * state / 256 / 2e9, rel=0.02)
+    assert costs["restore_seconds"] == pytest.approx(state / 512 / 1.29e9 + restored / 2e9, rel=0.02)

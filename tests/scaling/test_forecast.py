@@ -229,6 +229,8 @@ def test_downstream_by_sigmoid_and_in_one_step():
         downstream(runs, "accuracy")
     with pytest.raises(ConfigError, match="items = -5 must be 1 or more"):
         downstream(runs, "acc", items=-5)
+    with pytest.raises(ConfigError, match="chance = 2 must be a fraction"):
+        downstream(runs, "acc", chance=2)
     one = {column: values[:1] for column, values in runs.items()}
     with pytest.raises(DataError, match="none is left for the fit"):
         downstream(one, "acc")

@@ -2,14 +2,16 @@
 
 import json
 import os
-import pathlib
 import signal
 import time
 
 import pytest
 
+from tests import stores
 from tests.cli.tiny import ROOT, finish, tlx
+from tlx.base import place as places
 from tlx.base.errors import NOT_IDENTIFIED
+from tlx.training.journal import read_lines
 
 CONFIG = ROOT / "configs/scaling/quickstart.py"
 
@@ -19,8 +21,8 @@ def scale(verb, folder, *words, config=CONFIG):
 
 
 def made(folder):
-    path = pathlib.Path(folder) / "ledger.jsonl"
-    return path.read_text().splitlines() if path.exists() else []
+    path = places.parse(folder) / "ledger.jsonl"
+    return path.read_bytes().decode().splitlines() if path.exists() else []
 
 
 def run_killed(folder, *words, lines, **keys):
@@ -53,6 +55,28 @@ def test_three_sizes_killed_twice_end_with_the_ledger_of_a_ladder_that_was_not(t
     assert fit.returncode in (0, NOT_IDENTIFIED)
     assert fit.returncode == 0 or '"status": "not identified' in out and "params" not in out
     assert fit.returncode or json.loads(out)["approach_2"]["status"].startswith("not identified: 0 budgets")
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory):
+    """A ladder of real runs in a folder that nobody kills."""
+    folder = tmp_path_factory.mktemp("calm") / "ladder"
+    words = ("--parallel=2", "--config.ladder.budgets=(2e9,)")
+    finish(scale("run", folder, *words, config=f"{CONFIG}:tiny"), timeout=1200)
+    return folder
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["gs", "s3"])
+def test_real_runs_in_a_bucket_killed_twice_have_the_ledger_of_a_folder(calm, tmp_path, kind):
+    killed = stores.place(kind, tmp_path)
+    words = ("--parallel=2", "--config.ladder.budgets=(2e9,)")
+    said = run_killed(killed, *words, lines=(1, 2), config=f"{CONFIG}:tiny")
+    assert "3 done, 0 diverged, 0 failed, 0 left" in said
+    assert made(killed) == made(calm) and len(made(calm)) == 3
+    for row in map(json.loads, made(calm)):
+        name = f"runs/{row['run']}"
+        assert read_lines(killed / name / "metrics.jsonl") and (killed / name / "checkpoints").is_dir()
 
 
 @pytest.mark.long

@@ -75,6 +75,12 @@ def test_what_tells_no_mixture_is_said():
         MixtureFit({name: column[:5] for name, column in runs.items()})
     with pytest.raises(DataError, match="in columns such as w_0 and w_1: it has 0; the table has loss"):
         MixtureFit({"loss": runs["loss"]})
+    for column, values, message in (
+        ("loss", runs["loss"] * (np.arange(20) != 6), r"positive and finite: row 7 \(loss 0\) has 0"),
+        ("w_1", np.where(np.arange(20) == 2, -1.0, runs["w_1"]), r"row 3 \(loss .*\) has w_0 .*, w_1 -1"),
+    ):
+        with pytest.raises(DataError, match=message):
+            MixtureFit(runs | {column: values})
     with pytest.raises(ConfigError, match="weights are of"):
         MixtureFit(runs).predict({"w_0": 1.0})
 

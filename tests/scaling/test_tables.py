@@ -155,6 +155,13 @@ def test_a_value_that_no_run_has_is_named(change, message):
         fit(runs, boot=0, starts=10)
 
 
+def test_more_active_parameters_than_all_are_named():
+    runs = sweep()
+    runs["N_active"] = np.where(np.arange(len(runs["N"])) == 2, 2.0, 0.5) * runs["N"]
+    with pytest.raises(DataError, match=r"N_active must be N or less; 1 row is not, the first is row 3 \("):
+        fit(runs, "moe", boot=0, starts=10)
+
+
 @pytest.mark.parametrize(
     ("factors", "message"),
     [

@@ -66,10 +66,32 @@ class EmbeddingMixin(TextMixin):
         vectors = pool(hidden_BTD, counted_BT, config)
         return vectors[0] if isinstance(texts, str) else vectors
 
-    def _embedding_row(self, text: str, frame: Frame) -> list[int]:
+    def num_cut_tokens(self, text: str, prompt: str | None = None) -> int:
+        """Return the number of tokens at the end of a text that `embed` leaves out (config.embed.max_tokens).
+
+        Args:
+            text: The text.
+            prompt: As for `embed`.
+
+        Returns:
+            0 where the model reads all of it.
+        """
+        config = self.config.embed
+        if not config.max_tokens:
+            return 0
+        before = config.prompt(config.default_prompt if prompt is None else prompt)
+        frame = self._frame_of(Marks())
+        room = config.max_tokens - len(frame.before) - len(frame.after)
+        return max(0, len(self._embedding_tokens(before + text)) - max(0, room))
+
+    def _embedding_tokens(self, text: str) -> list[int]:
         config = self.config.embed
         text = text.strip() if config.strip else text
-        tokens = self._encode(text.lower() if config.lower_case else text)
+        return self._encode(text.lower() if config.lower_case else text)
+
+    def _embedding_row(self, text: str, frame: Frame) -> list[int]:
+        config = self.config.embed
+        tokens = self._embedding_tokens(text)
         if config.max_tokens:
             tokens = tokens[: max(0, config.max_tokens - len(frame.before) - len(frame.after))]
         return [*frame.before, *tokens, *frame.after]

@@ -18,6 +18,7 @@ from tlx.decode.stop import automaton, cut, joins_bytes
 from tlx.tasks import CHAT_TASKS
 from tlx.text.chat import (
     ROLES,
+    TEMPLATES,
     ChatTemplate,
     Message,
     ending,
@@ -55,9 +56,10 @@ def template_of(lm: ModelCore, name: str = "") -> ChatTemplate | ModelTemplate:
     own = model_template(lm.tokenizer)
     if own is None:
         raise ConfigError(
-            f"this model was trained for {lm.config.objective.name}, not tuned on conversations: "
-            "tlx finetune --config=configs/finetune/chat.py --from=IT makes one that is; for one from "
-            "elsewhere that was, and whose files hold no chat template, name it"
+            f"this model was trained for {lm.config.objective.name}, not tuned on conversations, and its files hold "
+            "no chat template: tlx finetune --config=finetune/chat --from=IT makes one that is; of one that was "
+            f"tuned elsewhere name the template (--template=NAME), one of {', '.join(TEMPLATES)}; tlx generate "
+            "continues texts without one"
         )
     return own
 

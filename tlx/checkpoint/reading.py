@@ -16,7 +16,7 @@ from tlx.base.errors import CheckpointError, ConfigError, DeviceMemoryError, fir
 from tlx.base.memory import machine_bytes
 from tlx.base.place import BucketPath, Place
 from tlx.checkpoint import manifest as manifests
-from tlx.checkpoint import mismatch, steps, store, trees
+from tlx.checkpoint import mismatch, replicas, steps, store, trees
 from tlx.checkpoint.best import resolve_step
 from tlx.checkpoint.manifest import Damaged, Manifest
 
@@ -310,7 +310,7 @@ def load(folder: Place, manifest: Manifest, abstract: Any, optional: Sequence[st
     if differences:
         raise CheckpointError(f"the checkpoint {folder} does not match the model:\n{differences}")
     try:
-        tree = trees.join(abstract, store.load(folder, trees.split(abstract)))
+        tree = trees.join(abstract, replicas.load(folder, trees.split(abstract)))
     except Exception as error:
         # Told apart from damage: a step that is only too large must not be set aside.
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):

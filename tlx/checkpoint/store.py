@@ -49,9 +49,18 @@ def start_save(folder: Place, parts: dict[str, Any]) -> ocp.AsyncResponse:
         return ocp.save_checkpointables_async(_orbax_path(folder), parts)
 
 
-def load(folder: Place, parts: dict[str, Any]) -> dict[str, Any]:
-    """Load the named parts, each leaf with the sharding of its abstract leaf, or as numpy without one."""
-    with _context():
+def load(folder: Place, parts: dict[str, Any], partial: bool = False) -> dict[str, Any]:
+    """Load the named parts, each leaf with the sharding of its abstract leaf, or as numpy without one.
+
+    Args:
+        folder: Folder of the step.
+        parts: Nested dicts of abstract leaves by name of the part.
+        partial: Whether leaves of a part may be missing, which are then not read.
+
+    Returns:
+        The parts.
+    """
+    with _context(partial_load=partial):
         return ocp.load_checkpointables(_orbax_path(folder), jax.tree.map(_abstract, parts))
 
 

@@ -79,7 +79,16 @@ def _retrieve(model: "LoadedModel", options: argparse.Namespace) -> None:
         if line is None or line == "/exit":
             return
         if line:
-            print(index.find(line)[0].answer, flush=True)
+            try:
+                answer = index.find(line)[0].answer
+            except ConfigError as error:
+                # A message that is too long: the conversation goes on without it.
+                print(f"tlx chat: {error}", file=sys.stderr)
+                continue
+            if cut := model.num_cut_tokens(line):
+                limit = model.config.embed.max_tokens
+                print(f"(the last {cut} tokens are not read: the model embeds {limit})", file=sys.stderr)
+            print(answer, flush=True)
 
 
 def _converse(model: "LoadedModel", options: argparse.Namespace) -> None:

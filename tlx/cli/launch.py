@@ -4,7 +4,7 @@ r"""Start a run on this machine or a cluster: checked here first, restarted ther
     tlx launch slurm --config=pretrain/bert --name=bert --nodes=4 --gpus-per-node=8 --dry-run
     tlx launch gke --config=quickstart:mlm --name=mlm --image=registry.io/me/tlx:1 --claim=runs --dry-run
     tlx launch tpu-vm --config=pretrain/gpt2 --name=gpt2 --accelerator=v5litepod-64 --zone=us-west4-a \
-        --workdir=/mnt/bucket/gpt2 --dry-run
+        --workdir=gs://lab-runs/gpt2 --dry-run
 
 The same command resumes the run of that name. --dry-run shows every file and command and starts nothing;
 --render writes the files and starts nothing; --plan=TARGET first runs `tlx plan`, and refuses a run that does
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--workdir",
         required="workdir" in cluster.required,
-        help="directory of the run as its hosts see it; default: runs/NAME",
+        help="directory of the run as its hosts see it, a folder, gs:// or s3://; default: runs/NAME",
     )
     parser.add_argument("--dry-run", action="store_true", help="show files and commands, start nothing")
     parser.add_argument("--render", metavar="DIR", help="write the files there, start nothing")
@@ -83,6 +83,7 @@ def main(argv: list[str]) -> int:
             drop=tuple(options.drop),
             compilation_cache=options.compilation_cache,
         ),
+        saves_to_hosts=config.checkpoint.local_every > 0,
     )
     return _launch(cluster, job, cluster_options, options)
 

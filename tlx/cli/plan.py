@@ -240,7 +240,7 @@ def _checkpoint(costs: "CheckpointCosts") -> list[str]:
         f"hosts at {_gb(costs.storage_rate)} GB/s",
         f"  {costs.save_seconds:,.1f} s to save and seal while training goes on, {costs.verify_seconds:,.1f} s to "
         f"verify, {costs.restore_seconds:,.1f} s to verify and restore "
-        f"({_gb(costs.restored_bytes_per_host)} GB a host)",
+        f"({_gb(costs.restored_bytes_per_host)} GB read by a host, which holds {_gb(costs.held_bytes_per_host)} GB)",
     ]
 
 

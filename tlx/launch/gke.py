@@ -6,7 +6,9 @@ import pathlib
 import re
 import shutil
 import subprocess
+from typing import Any
 
+from tlx.base import place as places
 from tlx.base.chips import chip_name
 from tlx.base.compiler_settings import Hardware
 from tlx.base.errors import OK, PREEMPTED, RETRYABLE, ConfigError
@@ -16,8 +18,11 @@ from tlx.launch.job import Cluster, LaunchJob, Raw, check_given, fill, yaml
 
 FILE = "jobset.yaml"
 PORT = 8476
-_REQUIRED = ("image", "claim")
+_REQUIRED = ("image",)
 _CONFIG_PATH = "/config/config.py"
+# Where a folder of the node is mounted.
+_NODE_MOUNT = "/node"
+_LOCAL_FOLDER = "--config.checkpoint.local_folder"
 # Bytes; a ConfigMap holds 1 MiB.
 _LARGEST_CONFIG = 900_000
 
@@ -29,7 +34,13 @@ class GkeOptions:
     image: str = ""
     """Container image with tlx in it (launch/docker/Dockerfile), with tag or digest."""
     claim: str = ""
-    """PersistentVolumeClaim that all hosts can write (ReadWriteMany), mounted at /runs."""
+    """PersistentVolumeClaim that all hosts can write (ReadWriteMany), mounted at /runs; not needed where --workdir is
+    in a bucket."""
+    node_folder: str = ""
+    """Folder of each node, as /mnt/disks/ssd0/tlx of a local SSD or /dev/shm/tlx, for checkpoint.local_every: what a
+    pod has of its own ends with the pod. The namespace must allow hostPath volumes."""
+    service_account: str = ""
+    """Kubernetes service account, whose Workload Identity may read and write the buckets; empty: default."""
     accelerator: str = ""
     """Accelerator, as tpu-v5-lite-podslice or nvidia-h100-80gb; empty: CPU."""
     topology: str = ""
@@ -56,6 +67,8 @@ class GkeOptions:
     def validate(self) -> None:
         """Raise ConfigError for values that the API server would refuse, or accept and never start."""
         check_given(self, _REQUIRED)
+        if self.node_folder and not self.node_folder.startswith("/"):
+            raise ConfigError(f"--node-folder={self.node_folder} must be an absolute path of the nodes")
         image = self.image.rpartition("/")[2]
         if ":" not in image and "@" not in image or image.endswith(":latest"):
             raise ConfigError(
@@ -90,8 +103,12 @@ def render(job: LaunchJob, options: GkeOptions) -> dict[str, str]:
     text = job.config_file.read_text() if job.config_file else "# the config comes with tlx\n"
     if len(text.encode()) > _LARGEST_CONFIG:
         raise ConfigError(f"{job.config_file} is larger than a ConfigMap; put it into the image")
-    workdir = job.workdir if job.workdir.startswith("/") else f"/runs/{job.name}"
-    words = job._replace(workdir=workdir).words(job.moved(_CONFIG_PATH) if job.config_file else job.config)
+    in_bucket = places.is_bucket(job.workdir)
+    if not in_bucket:
+        check_given(options, ("claim",))
+    workdir = job.workdir if in_bucket or job.workdir.startswith("/") else f"/runs/{job.name}"
+    job = job._replace(workdir=workdir, overrides=_overrides(job, options))
+    words = job.words(job.moved(_CONFIG_PATH) if job.config_file else job.config)
     is_gpu = options.accelerator.startswith("nvidia")
     limits = {}
     if options.accelerator.startswith("tpu"):
@@ -117,11 +134,67 @@ def render(job: LaunchJob, options: GkeOptions) -> dict[str, str]:
         "environment": Raw(_environment(job, options, workdir)),
         "env_from": _flow([{"secretRef": {"name": options.secret}}] if options.secret else []),
         "resources": _flow({"limits": limits} if limits else {}),
-        "claim": options.claim,
+        "service_account": options.service_account or "default",
+        "init_containers": _flow(_init_containers(options)),
+        "runs_volume": _flow({"name": "runs", **_runs_volume(options)}),
+        "node_mount": Raw(_block("mountPath", _NODE_MOUNT, 14) if options.node_folder else ""),
+        "node_volume": Raw(_block("hostPath", _host_path(options), 12) if options.node_folder else ""),
         "config_map": f"{job.name}-config",
         "config_text": text,
     }
     return {FILE: fill("gke/jobset.yaml", values, yaml)}
+
+
+def _overrides(job: LaunchJob, options: GkeOptions) -> tuple[str, ...]:
+    """Return the overrides of the config, with the mounted folder of the node among them.
+
+    Raises ConfigError where the run saves to its hosts and no folder of the nodes is mounted, or another is named.
+    """
+    if not options.node_folder:
+        if job.saves_to_hosts:
+            raise ConfigError(
+                "config.checkpoint.local_every saves to the hosts, and what a pod has of its own ends with the pod: "
+                "--node-folder=/mnt/disks/ssd0/tlx (a local SSD of the nodes) or /dev/shm/tlx is needed"
+            )
+        return job.overrides
+    if any(word.startswith(f"{_LOCAL_FOLDER}=") for word in job.overrides):
+        raise ConfigError(f"{_LOCAL_FOLDER} is {_NODE_MOUNT}, where --node-folder is mounted: leave it out")
+    return (*job.overrides, f"{_LOCAL_FOLDER}={_NODE_MOUNT}")
+
+
+def _init_containers(options: GkeOptions) -> list[dict[str, Any]]:
+    """Return the container that makes the run's user the owner of the node's folder, which Kubernetes creates."""
+    if not options.node_folder:
+        return []
+    security = {
+        "runAsNonRoot": False,
+        "runAsUser": 0,
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"], "add": ["CHOWN"]},
+    }
+    container = {
+        "name": "node-folder",
+        "image": options.image,
+        "command": ["chown", "1000:1000", _NODE_MOUNT],
+        "securityContext": security,
+        "volumeMounts": [{"name": "node", "mountPath": _NODE_MOUNT}],
+    }
+    return [container]
+
+
+def _runs_volume(options: GkeOptions) -> dict[str, Any]:
+    """Return the volume at /runs: the claim, or of a run in a bucket the caches of a pod."""
+    return {"persistentVolumeClaim": {"claimName": options.claim}} if options.claim else {"emptyDir": {}}
+
+
+def _host_path(options: GkeOptions) -> dict[str, str]:
+    return {"path": options.node_folder, "type": "DirectoryOrCreate"}
+
+
+def _block(key: str, value: Any, indent: int) -> str:
+    """Return a further entry "node" of a list in YAML, on lines of its own."""
+    space = " " * indent
+    return f"\n{space}- name: node\n{space}  {key}: {json.dumps(value)}"
 
 
 def commands(job: LaunchJob, options: GkeOptions, folder: pathlib.Path) -> list[list[str]]:

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from tlx.base import place as places
 from tlx.base.errors import ConfigError
 from tlx.base.field_docs import field_docs
 from tlx.base.packaged import packaged_folder
@@ -26,16 +27,25 @@ class LaunchJob(NamedTuple):
     overrides: tuple[str, ...]
     """Overrides such as "--config.train.steps=40"."""
     workdir: str
-    """Directory of the run as its hosts see it."""
+    """Directory of the run as its hosts see it: a folder, gs:// or s3://."""
     config_file: pathlib.Path | None
     """File that `config` names; None for one that comes with tlx."""
     settings: RunSettings = RunSettings()
     """Changes to the environment of the run's processes."""
+    saves_to_hosts: bool = False
+    """Whether the run saves to its hosts too (checkpoint.local_every)."""
 
     def words(self, config: str | None = None) -> list[str]:
         """Return the command `tlx train ...`; `config` replaces the config's path if the file was moved."""
         flags = [*self.overrides, f"--config.name={self.name}", f"--workdir={self.workdir}"]
         return ["tlx", "train", f"--config={config or self.config}", *flags]
+
+    @property
+    def log_folder(self) -> pathlib.Path:
+        """Folder of what launchers log: in the run's folder; of a run in a bucket, beside the rendered files."""
+        is_bucket = places.is_bucket(self.workdir)
+        folder = pathlib.Path("launched") / self.name if is_bucket else pathlib.Path(self.workdir)
+        return folder.absolute() / "logs"
 
     def moved(self, path: str) -> str:
         """Return the value of --config after its file moved to `path`, with its argument."""
@@ -72,7 +82,7 @@ def render(cluster: Cluster, job: LaunchJob, options: Any) -> dict[str, str]:
     Raises:
         ConfigError: A value has a line break or another control character: it could become a line of a script.
     """
-    values = {**job._asdict(), **vars(options), "workdir": str(pathlib.Path(job.workdir).absolute())}
+    values = {**job._asdict(), **vars(options), "workdir": places.absolute_text(job.workdir)}
     overrides = {word.partition("=")[0].removeprefix("--"): word for word in values.pop("overrides")}
     given = values.pop("settings")
     settings = [("flag", word) for word in given.flags] + [("env", word) for word in given.env]

@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Mapping
 
+from tlx.base import place as places
 from tlx.base.compiler_settings import Hardware
 from tlx.base.errors import ConfigError, StorageError
 from tlx.launch import settings
@@ -71,12 +72,12 @@ def run(job: LaunchJob, options: LocalOptions, folder: pathlib.Path) -> int:
     Raises:
         StorageError: the folder of the logs cannot be created.
     """
-    logs = pathlib.Path(job.workdir) / "logs"
+    logs = job.log_folder
     try:
         logs.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"cannot make {logs}: {error.strerror}") from error
-    chosen = settings.variables(_target(os.environ), job.settings, str(logs.parent.absolute()))
+    chosen = settings.variables(_target(os.environ), job.settings, places.absolute_text(job.workdir))
     environ = settings.merged(chosen, os.environ)
     supervisor = Supervisor([sys.executable, "-u", "-m", *job.words()], logs, hide=hider(os.environ))
     # Restarts that count against the limit; they also lengthen the pause before the next one.

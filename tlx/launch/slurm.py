@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 
+from tlx.base import place as places
 from tlx.base.compiler_settings import Hardware
 from tlx.base.errors import RETRYABLE, ConfigError
 from tlx.launch import settings
@@ -51,8 +52,8 @@ class SlurmOptions:
 
 def render(job: LaunchJob, options: SlurmOptions) -> dict[str, str]:
     """Return the batch script. Paths are absolute: hosts share the submitting host's file system."""
-    workdir = pathlib.Path(job.workdir).absolute()
-    words = job._replace(workdir=str(workdir)).words(
+    workdir = places.absolute_text(job.workdir)
+    words = job._replace(workdir=workdir).words(
         job.moved(str(job.config_file)) if job.config_file else job.config
     )
     program = shlex.split(options.python) or ["tlx"]
@@ -63,13 +64,11 @@ def render(job: LaunchJob, options: SlurmOptions) -> dict[str, str]:
         "nodes": options.nodes,
         "tasks_per_node": options.tasks_per_node,
         "time": options.time,
-        "log": f"{workdir}/logs/slurm-%j.log",
+        "log": f"{job.log_folder}/slurm-%j.log",
         "grace_seconds": options.grace_seconds,
         "extra": Raw("\n".join(lines)),
-        "environment": Raw(
-            settings.exports(settings.variables(_target(options), job.settings, str(workdir)))
-        ),
-        "first": f"{workdir}/logs/first-exit",
+        "environment": Raw(settings.exports(settings.variables(_target(options), job.settings, workdir))),
+        "first": f"{job.log_folder}/first-exit",
         "command": Raw(shlex.join([*program, *words[1:]])),
         "again": Raw(" | ".join(map(str, RETRYABLE))),
         "restarts": options.restarts,
@@ -111,7 +110,7 @@ def run(job: LaunchJob, options: SlurmOptions, folder: pathlib.Path) -> int:
             "there is no sbatch here; run this on a login node of the cluster, or use --render=DIR"
         )
     # SLURM drops the log if its folder does not exist.
-    (pathlib.Path(job.workdir) / "logs").mkdir(parents=True, exist_ok=True)
+    job.log_folder.mkdir(parents=True, exist_ok=True)
     return subprocess.run(commands(job, options, folder)[0]).returncode
 
 

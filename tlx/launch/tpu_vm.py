@@ -11,12 +11,13 @@ import threading
 from collections.abc import Iterable, Sequence
 from types import FrameType
 
+from tlx.base import place as places
 from tlx.base.chips import chip_name
 from tlx.base.errors import PREEMPTED, WATCHDOG, ConfigError
 from tlx.launch import settings
 from tlx.launch.exits import describe, next_move
 from tlx.launch.job import Cluster, LaunchJob, Raw, check_given, fill, shell
-from tlx.launch.wheel import build_command, install_command, wheel_name
+from tlx.launch.wheel import build_command, extras, install_command, wheel_name
 
 _REQUIRED = ("accelerator", "zone")
 WORKER = "worker.sh"
@@ -69,10 +70,10 @@ class TpuVmOptions:
 
 def render(job: LaunchJob, options: TpuVmOptions) -> dict[str, str]:
     """Return the script of every worker, and the config's file unless it comes with tlx."""
-    if not job.workdir.startswith("/"):
+    if not job.workdir.startswith("/") and not places.is_bucket(job.workdir):
         raise ConfigError(
-            f"--workdir={job.workdir} must be an absolute path that all workers share, such as a bucket that "
-            "--setup mounts; the disk of a TPU VM goes with the VM"
+            f"--workdir={job.workdir} must be gs://BUCKET/RUN, or an absolute path that all workers share; the disk "
+            "of a TPU VM goes with the VM"
         )
     words = job.words(job.moved(CONFIG) if job.config_file else job.config)
     target = "tpu-slices" if options.slices > 1 else "tpu"
@@ -80,7 +81,7 @@ def render(job: LaunchJob, options: TpuVmOptions) -> dict[str, str]:
     values = {
         "grace_seconds": options.grace_seconds,
         "environment": Raw(settings.exports(chosen)),
-        "setup": options.setup or install_command(wheel_name(options.wheel), "tpu"),
+        "setup": options.setup or install_command(wheel_name(options.wheel), extras(job.workdir, "tpu")),
         "command": Raw(shlex.join(words)),
     }
     files = {WORKER: fill("tpu_vm/worker.sh", values, shell)}

@@ -8,6 +8,7 @@ import shlex
 import sys
 
 import tlx
+from tlx.base import place as places
 from tlx.base.errors import ConfigError
 
 
@@ -35,12 +36,19 @@ def build_command(folder: pathlib.Path) -> list[str]:
     return [*pip, "--wheel-dir", str(folder), str(_checkout())]
 
 
+def extras(workdir: str, *hardware: str) -> str:
+    """Return the extras of tlx that a run needs: those of its hardware, and the clients of its bucket."""
+    clients = {"gs": "gcs", "s3": "s3"}
+    scheme = workdir.partition("://")[0] if places.is_bucket(workdir) else ""
+    return ",".join([*hardware, *([clients[scheme]] if scheme in clients else [])])
+
+
 def install_command(name: str, extra: str) -> str:
     """Return a shell command that installs a wheel of the working directory.
 
     Args:
         name: File name of the wheel.
-        extra: Extra of tlx that the machines need, such as "tpu".
+        extra: Extras of tlx that the machines need, such as "tpu" or "tpu,gcs".
     """
     wheel = shlex.quote(f"./{name}")
     with_extra = shlex.quote(f"./{name}[{extra}]")

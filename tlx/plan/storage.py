@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from tlx.base import tree
+from tlx.checkpoint import replicas
 from tlx.plan import footprint
 from tlx.plan.footprint import Program
 from tlx.plan.target import Target
@@ -22,7 +23,10 @@ class CheckpointCosts(NamedTuple):
     hosts: int
     """Number of hosts."""
     restored_bytes_per_host: int
-    """Bytes that a host reads to restore: the shards of its devices, at most the whole state."""
+    """Most bytes that a host reads to restore: its shards of the leaves that its replica reads for all."""
+    held_bytes_per_host: int
+    """Bytes of the shards that the devices of a host hold, at most the whole state; what it does not read is sent by
+    another replica."""
     storage_rate: float = STORAGE_RATE
     """Bytes a second that a host reads or writes."""
 
@@ -43,7 +47,7 @@ class CheckpointCosts(NamedTuple):
 
     @property
     def restore_seconds(self) -> float:
-        """Seconds to verify the checkpoint and read it into the devices."""
+        """Seconds to verify the checkpoint and read it into the devices, without those of sending it to replicas."""
         return self.verify_seconds + self.restored_bytes_per_host / self.storage_rate
 
     def to_json(self) -> dict[str, Any]:
@@ -53,6 +57,7 @@ class CheckpointCosts(NamedTuple):
             "hosts": self.hosts,
             "bytes_per_host": self.bytes_per_host,
             "restored_bytes_per_host": self.restored_bytes_per_host,
+            "held_bytes_per_host": self.held_bytes_per_host,
             "storage_rate": self.storage_rate,
             "save_seconds": self.save_seconds,
             "verify_seconds": self.verify_seconds,
@@ -70,5 +75,38 @@ def checkpoint_costs(program: Program, target: Target) -> CheckpointCosts:
     saved = saved_part(program.state)
     state_bytes = tree.num_bytes(saved)
     devices_per_host = target.num_devices // target.hosts
-    restored = min(state_bytes, footprint.device_bytes(saved) * devices_per_host)
-    return CheckpointCosts(state_bytes, target.hosts, restored)
+    held = min(state_bytes, footprint.device_bytes(saved) * devices_per_host)
+    restored = min(held, _read_by_a_host(saved, target.hosts, devices_per_host))
+    return CheckpointCosts(state_bytes, target.hosts, restored, held)
+
+
+def _read_by_a_host(saved: Any, hosts: int, devices_per_host: int) -> int:
+    """Return the most bytes that a host reads, where hosts are neighbours along the axis of replicas last.
+
+    Args:
+        saved: Abstract leaves with shardings.
+        hosts: Number of hosts.
+        devices_per_host: Number of devices of each.
+
+    Returns:
+        Bytes of the leaves that are read by the replicas on the host, and of its shards of those without replicas.
+    """
+    leaves = tree.flatten(saved)
+    shards = {
+        path: tree.array_bytes(leaf.sharding.shard_shape(leaf.shape), leaf.dtype)
+        for path, leaf in leaves.items()
+    }
+    count = max(replicas.num_replicas(leaf) for leaf in leaves.values())
+    # A host has devices of several replicas where there are fewer hosts than replicas.
+    on_a_host = -(-count // hosts)
+    shared = {
+        path: tree.num_bytes(leaf)
+        for path, leaf in leaves.items()
+        if replicas.num_replicas(leaf) > on_a_host and tree.num_bytes(leaf) >= replicas.SMALL
+    }
+    readers = replicas.readers_of(shared, count)
+    own = devices_per_host * sum(size for path, size in shards.items() if path not in shared)
+    loads = [0] * (count // on_a_host)
+    for path, replica in readers.items():
+        loads[replica // on_a_host] += shards[path] * devices_per_host // on_a_host
+    return own + max(loads)

@@ -165,6 +165,10 @@ def _check(settings: DownstreamSettings) -> None:
         settings.chance is not None or (settings.best is not None and settings.steps == 2)
     ):
         raise ConfigError(f"chance and best anchor a sigmoid, not form = {settings.form!r}")
+    if settings.chance is not None and not 0 <= settings.chance < 1:
+        raise ConfigError(
+            f"chance = {settings.chance} must be a fraction, from 0 to below 1, such as 0.25 of four choices"
+        )
     if settings.chance is not None and settings.best is not None and not settings.chance < settings.best:
         raise ConfigError(f"chance = {settings.chance} must be below best = {settings.best}")
 

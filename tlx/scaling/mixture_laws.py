@@ -21,7 +21,7 @@ from scipy.optimize import least_squares, minimize
 
 from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.metrics.correlation import spearman
-from tlx.scaling.runs import as_table
+from tlx.scaling.runs import as_table, describe_row
 
 FORMS = ("linear", "quadratic", "exponential", "power")
 
@@ -241,14 +241,14 @@ def _weights_of(table: dict[str, np.ndarray], columns: Sequence[str]) -> np.ndar
             f"{problem}; the table has {', '.join(table)}"
         )
     weights = np.stack([table[name] for name in columns], 1)
-    if (
-        weights.dtype == object
-        or not (np.isfinite(weights) & (weights >= 0)).all()
-        or not (weights.sum(1) > 0).all()
-    ):
-        raise DataError(
-            f"the weights in {', '.join(columns)} must be numbers, 0 or more, and not all 0 in a run"
-        )
+    must = f"the weights in {', '.join(columns)} must be numbers, 0 or more, and not all 0 in a run"
+    if weights.dtype == object:
+        raise DataError(must)
+    bad = np.flatnonzero(~((np.isfinite(weights) & (weights >= 0)).all(1) & (weights.sum(1) > 0)))
+    if len(bad):
+        row = int(bad[0])
+        values = ", ".join(f"{name} {value:g}" for name, value in zip(columns, weights[row], strict=True))
+        raise DataError(f"{must}: {describe_row(table, row)} has {values}")
     return weights / weights.sum(1, keepdims=True)
 
 
@@ -256,8 +256,12 @@ def _losses_of(table: dict[str, np.ndarray], target: str) -> np.ndarray:
     if target not in table or table[target].dtype == object:
         raise DataError(f"a mixture needs numbers in the column {target!r}; the table has {', '.join(table)}")
     losses = table[target]
-    if not (np.isfinite(losses) & (losses > 0)).all():
-        raise DataError(f"the column {target!r} must be positive and finite")
+    bad = np.flatnonzero(~(np.isfinite(losses) & (losses > 0)))
+    if len(bad):
+        row = int(bad[0])
+        raise DataError(
+            f"the column {target!r} must be positive and finite: {describe_row(table, row)} has {losses[row]:g}"
+        )
     return losses
 
 

@@ -56,11 +56,25 @@ def check(runs: RunTable, law: Law, approach: int) -> None:
         columns |= dict.fromkeys(name for name in ("N", "D", "flops") if name in runs)
     user = f"law {law.name!r}" if approach == 3 else f"approach {approach}"
     require(runs, tuple(columns), user)
+    if {"N", "N_active"} <= columns.keys():
+        _check_active(runs)
     _check_units(runs, columns)
     if {"N", "D"} <= columns.keys():
         _warn_of_swapped(runs)
     if law.target == "loss":
         _warn_of_losses(runs)
+
+
+def _check_active(runs: RunTable) -> None:
+    """Raise DataError where a token meets more parameters than the model has."""
+    bad = np.flatnonzero(runs["N_active"] > runs["N"])
+    if len(bad):
+        rows = "1 row is" if len(bad) == 1 else f"{len(bad)} rows are"
+        row = int(bad[0])
+        raise DataError(
+            f"N_active must be N or less; {rows} not, the first is {describe_row(runs, row)} with N_active "
+            f"{runs['N_active'][row]:.4g}: N holds all parameters, N_active those that a token meets"
+        )
 
 
 def reason(runs: RunTable, law: Law) -> str:

@@ -112,7 +112,13 @@ def messages_of(record: Record, config: Chat, labelled: bool = True) -> tuple[Me
         if labelled:
             messages.append(Message("assistant", filled(config.answer, record, "objective.answer")))
     else:
-        value = record.get(config.messages, "objective.messages")
+        try:
+            value = record.get(config.messages, "objective.messages")
+        except DataError as error:
+            raise DataError(
+                f"{error}; records of a question and its answer, in columns such as q and a, need "
+                "objective.prompt='{q}' and objective.answer='{a}' instead"
+            ) from error
         messages = (
             [Message("user", value)]
             if isinstance(value, str)
