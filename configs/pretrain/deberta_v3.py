@@ -5,8 +5,8 @@
 
 12 layers of 768, a generator of 6. Hardware: a batch of 8,192 rows of 512 on 64 chips or more.
 Expected after fine-tuning: MNLI 90.6. The weight of the detection loss is the paper's 50; its code has 10.
-As in its code the generator and the model are clipped apart, as by two optimizers (train.clip_groups); a learning rate of
-the model's own is optimizer.lr_multipliers = (("^(model/encoder|heads/(rtd|rtd_norm|difference))", FACTOR),).
+As in its code the generator and the model are clipped apart, as by two optimizers (train.clip_groups); a rule of
+optimizer.lr_multipliers for "^(model/encoder|heads/(rtd|rtd_norm|difference))" gives the model its own learning rate.
 Its code draws one position of each window of six, which leaves the ends of rows unmasked: objective.draws = "window".
 Text: as RoBERTa's.
 """

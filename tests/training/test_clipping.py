@@ -32,7 +32,8 @@ class TwoModels(nn.Module):
         terms = {}
         for model, (name, weight) in LOSSES.items():
             table, kernel = (
-                self.param(f"{model}_{part}", nn.initializers.normal(0.5), (4, 4)) for part in ("table", "kernel")
+                self.param(f"{model}_{part}", nn.initializers.normal(0.5), (4, 4))
+                for part in ("table", "kernel")
             )
             error = jnp.tanh(batch["x"] @ table) @ kernel - batch[name]
             terms[name] = Term(jnp.sum(error**2), jnp.float32(len(error)), weight)
@@ -100,7 +101,9 @@ def test_layers_of_a_stack_may_be_in_different_groups():
 
 def test_a_group_without_parameters_is_an_error():
     leaves = describe({"generator": {"kernel": jnp.zeros((2, 2))}})
-    with pytest.raises(ConfigError, match=r"train.clip_groups: '\^generater/' matches no parameter; near: generator/"):
+    with pytest.raises(
+        ConfigError, match=r"train.clip_groups: '\^generater/' matches no parameter; near: generator/"
+    ):
         group_indices(TrainConfig(clip_groups=("^generater/",)), leaves)
     with pytest.raises(ConfigError, match="train.clip_norm = None clips none"):
         TrainConfig(clip_groups=("a",), clip_norm=None).validate()

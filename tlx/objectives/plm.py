@@ -59,8 +59,8 @@ class PLM:
     pairs: bool = False
     """Whether a row ends with two texts, A sep B sep cls."""
     pair_ends: Literal["sentence", "part"] = "sentence"
-    """Where two texts of a row begin and end: with sentences, the longer text then loses from its end what is too much
-    (the official code), or where the part is full ("part"); see plm_pairs.py."""
+    """Where two texts of a row begin and end: with sentences, of which the longer text then loses what is too much
+    from its end (the official code), or where the part is full ("part"); see plm_pairs.py."""
     bi_data: bool = False
     """Whether half of the rows read backwards; every source then needs an even number of rows."""
     num_predict: int | None = None

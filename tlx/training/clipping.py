@@ -52,8 +52,7 @@ def clip(grads: Any, norm: jax.Array, config: TrainConfig) -> Any:
         factor = _factor(norm, config.clip_norm)
         return jax.tree.map(lambda grad: (grad * factor).astype(grad.dtype), grads)
     indices = {
-        path: np.asarray(value, np.int32)
-        for path, value in group_indices(config, describe(grads)).items()
+        path: np.asarray(value, np.int32) for path, value in group_indices(config, describe(grads)).items()
     }
     squares_G = jnp.zeros(len(config.clip_groups) + 1)
     for path, grad in tree.flatten(grads).items():

@@ -13,8 +13,8 @@ Compared with that function line by line; what differs:
   tokenizer does not know), and with a document's eos, as there.
 - Text is read as far as a part before a random token, and a part and more after it. A sentence of B that begins
   earlier begins there; what lies further on is always cut off.
-- B is from anywhere in the split, there from the row's own part of it; no row is left out at the end of the split, but
-  padded.
+- B is from anywhere in the split, there from the row's own part of it; the last rows of the split are padded, there
+  left out.
 
 With `pair_ends` "part", as before this was so, A's text ends where the part is full, within a sentence, B follows A
 without a gap, and elsewhere begins with the first sentence of a random window that leaves enough after it.
