@@ -15,8 +15,8 @@ Words mend it, alone or together:
     decay       learning rates fall by .95 a layer from the top (Zhang et al. 2021, 6)
     mixout      entries of kernels are the base model's with probability .9, in place of dropout (Lee et al. 2020)
 
-"sentences" shows it in minutes: 500 labels of sentence_polarity.py with its base model, at 3e-4, where this small model
-fails as BERT large does at 2e-5.
+"sentences" shows it in minutes: 500 labels of sentence_polarity.py with its base model, at 3e-4, where this small
+model fails as BERT large does at 2e-5.
 
 metrics.jsonl has the norm of each layer's gradient ("grad_norm/encoder/00" ...): in runs that fail those of the lower
 layers vanish early (Mosbach et al. 2021, 5). A run has failed where its accuracy is the majority baseline or less;
