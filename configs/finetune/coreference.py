@@ -8,8 +8,8 @@ r"""Which spans of a document mean the same entity: OntoNotes (CoNLL-2012), GAP,
         --config.data.records.validation="('gap-validation.tsv',)"
 
 The values are those of SpanBERT's code for its base size: windows of 384 tokens, three to an example, one document a
-step, the head's learning rate five times the model's and no weight decay in it. That code clips the gradients of
-model and head apart, and corrects the bias of the head's moments alone; here both are one.
+step, the head's learning rate five times the model's, no weight decay in it, and its gradients clipped apart from the
+model's. That code corrects the bias of the head's moments alone; here both are corrected.
 Documents of more windows are learned, and scored, in parts of three, unless objective.windows is as many as the
 longest has. ":gap" has no genres and one window. Records of jsonl have text, clusters [[[start, stop]]] in
 characters, and where they are known sentences and speakers.
@@ -38,6 +38,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer.schedule.decay_from = "start"
     config.optimizer.lr_multipliers = (("heads/", 5.0),)
     config.optimizer.weight_decay_multipliers = (("heads/", 0.0),)
+    config.train.clip_groups = ("^heads/",)
     config.objective.genres = ("bc", "bn", "mz", "nw", "pt", "tc", "wb")
     if "gap" in words:
         records.format = "gap"

@@ -33,9 +33,11 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.schedule.name = "linear"
     optimizer.schedule.warmup = 10_000
     optimizer.schedule.final_fraction = 0.0
+    optimizer.schedule.decay_from = "start"
     optimizer.beta1 = 0.9
     optimizer.beta2 = 0.999
     optimizer.eps = 1e-6
+    optimizer.bias_correction = False
     optimizer.weight_decay = 0.01
     config.train.clip_norm = 1.0
     return tiny(config) if arg == "tiny" else config

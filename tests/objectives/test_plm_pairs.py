@@ -99,6 +99,38 @@ def test_where_the_second_text_follows_it_is_split_as_there(room):
         assert b[0] >= 110 or b[0] == a[-1] + 1
 
 
+def widened_by_definition(text, start, size):
+    """The official loops: to the left and to the right while both neighbours are of one sentence."""
+    sentence = np.concatenate([[0], np.cumsum(ENDS[text[:-1]])])
+    end = start + size
+    while start > 0 and sentence[start - 1] == sentence[start]:
+        start -= 1
+    while end < len(text) and sentence[end - 1] == sentence[end]:
+        end += 1
+    return text[start:end]
+
+
+def test_a_text_from_elsewhere_is_widened_to_whole_sentences():
+    """For each first token and size; a window has all that is read of the text around it."""
+    room, this = 24, spec(54)
+    reads = plm.OBJECTIVE.window_spec(this)
+    assert reads.second_length == 3 * room
+    # Sentences of 10, 3 and 17 tokens, and so on.
+    text = np.array([n for n in range(10, 170) if n % 30 not in (20, 21, 22, 23, 24, 25, 26)] * 2)
+    for start in range(room, len(text) - 2 * room):
+        other = text[start - room : start + 2 * room]
+        for size in (1, 2, 9, 10, 23):
+            expected = widened_by_definition(text, start, size)
+            found = plm_pairs.widened(other, room, size, this, backwards=False)
+            assert np.array_equal(found, expected), (start, size)
+
+
+@pytest.mark.parametrize("pair_ends", ["sentence", "part"])
+def test_the_next_row_begins_after_the_reused_part(pair_ends):
+    reads = plm.OBJECTIVE.window_spec(spec(64, pair_ends=pair_ends, reuse_len=40))
+    assert reads.length - reads.overlap == 40
+
+
 def test_half_of_the_second_texts_follow_the_first():
     this, rng = spec(128), np.random.default_rng(0)
     text, other = 10 + np.arange(61), 110 + np.arange(122)

@@ -1,6 +1,7 @@
 """ELECTRA: places drawn with replacement, a generator's samples, who learns from which loss."""
 
 import dataclasses
+import runpy
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tests.cli.tiny import ROOT
 from tests.objectives import rows as rows_module
 from tests.objectives.small import ENCODER, VOCAB, batch_of, small, spec_of, text
 from tests.tiers import tiers
@@ -259,6 +261,11 @@ def test_who_learns_from_which_loss(sharing):
         assert (generators[path] > 0, detectors[path] > 0) == (from_generator, from_detector), path
     if sharing == "gdes":
         assert generators["heads/difference"] == 0 < detectors["heads/difference"]
+        # DeBERTa v3's config clips apart what learns from the generator's loss.
+        config = runpy.run_path(str(ROOT / "configs/pretrain/deberta_v3.py"))["get_config"]()
+        (first,) = config.train.clip_groups
+        crossed = [detectors if tree.matches(first, path) else generators for path in generators]
+        assert not any(one[path] for one, path in zip(crossed, generators, strict=True))
 
 
 @pytest.mark.slow

@@ -1,22 +1,15 @@
 """Coreference: windows and labels, the loss against a loop in numpy, predictions, scores, and learning."""
 
 import dataclasses
-import json
-import random
 
 import jax
 import numpy as np
 import pytest
 
-import tlx
-from tests.cli.tiny import ROOT
 from tests.configs.test_learning import one_device  # noqa: F401
-from tests.run_directory import write_run
 from tests.shared_data import SHARED_DATA
 from tests.tasks import small
-from tlx import cli
 from tlx.base.errors import ConfigError, DataError
-from tlx.base.files import read_json
 from tlx.data.readers import Record, RecordFiles, read_files
 from tlx.models.span_ranking import SpanRankingConfig, bucket_of_distance
 from tlx.tasks import TABLE
@@ -316,46 +309,3 @@ def test_what_is_wrong_with_a_config_is_said():
         dataclasses.replace(spec_of().config, windows=0).validate()
     with pytest.raises(ConfigError, match="objective.ranking.depth = 0 must be at least 1"):
         dataclasses.replace(spec_of().config, ranking=dataclasses.replace(RANKING, depth=0)).validate()
-
-
-NAMES = ("Ann", "Bob", "Kim", "Lee")
-VERBS = ("ran", "sat", "hid", "won")
-
-
-def document(rng):
-    """Two people, who are each spoken of several times by their name; who that is only the name says."""
-    first, second = rng.sample(NAMES, 2)
-    text, mentions = "", {first: [], second: []}
-    for name in [first, second, *rng.choices([first, second], k=3)]:
-        mentions[name].append([len(text), len(text) + len(name)])
-        text += f"{name} {rng.choice(VERBS)}. "
-    clusters = [spans for spans in mentions.values() if len(spans) > 1]
-    return {"text": text.strip(), "clusters": clusters}
-
-
-@pytest.mark.slow
-def test_fifty_documents_are_learned_by_heart(tmp_path):
-    rng = random.Random(0)
-    documents = [document(rng) for _ in range(50)]
-    (tmp_path / "documents.jsonl").write_text("\n".join(map(json.dumps, documents)))
-    base = write_run(tmp_path / "base", "mlm")
-    words = [
-        "finetune",
-        f"--config={ROOT}/configs/finetune/coreference.py:tiny",
-        f"--from={base}",
-        f"--workdir={tmp_path / 'run'}",
-        f"--config.data.records.train=('{tmp_path}/documents.jsonl',)",
-        f"--config.data.records.validation=('{tmp_path}/documents.jsonl',)",
-        "--config.data.records.format=jsonl",
-        "--config.data.records.limit=0",
-        "--config.data.records.epochs=30",
-        "--config.data.sequence_length=32",
-    ]
-    assert cli.main(words) == 0
-    figures = read_json(tmp_path / "run/scores.json")["validation"]
-    assert figures["conll_f1"] > 0.95 and figures["conll_f1_ceiling"] == 1.0
-    answers = tlx.load(tmp_path / "run").predict([values["text"] for values in documents])
-    right = [
-        answer["clusters"] == values["clusters"] for answer, values in zip(answers, documents, strict=True)
-    ]
-    assert np.mean(right) > 0.9

@@ -30,7 +30,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "objective:rtd": {"rows": "packed"},
     "objective:sop": {"word_rule": "tokenizer"},
     "objective:token_classification": {"encoding": "joined", "frame": "tlx"},
-    "train": {"max_rollbacks": 0},
+    "train": {"max_rollbacks": 0, "clip_groups": ()},
 }
 
 # Groups of the sources of a mixture, data.mixture[], relative to the source.

@@ -59,8 +59,8 @@ class PLM:
     pairs: bool = False
     """Whether a row ends with two texts, A sep B sep cls."""
     pair_ends: Literal["sentence", "part"] = "sentence"
-    """End of the text that two texts in a row are cut of: that of the sentence with which the second part is full, of
-    which the longer text then loses what is too much (the official code), or where the part is full."""
+    """Where two texts of a row begin and end: with sentences, of which the longer text then loses what is too much
+    from its end (the official code), or where the part is full ("part"); see plm_pairs.py."""
     bi_data: bool = False
     """Whether half of the rows read backwards; every source then needs an even number of rows."""
     num_predict: int | None = None
@@ -272,10 +272,15 @@ class PLMObjective(Objective):
                 f"data.sequence_length = {spec.length}: with objective.pairs the second part has {rest_len} "
                 f"tokens, of which sep, sep and cls leave {room} for two texts and {second} targets"
             )
-        # A sentence is looked for in as many tokens again; a longer one ends there.
+        # The end of a sentence is looked for in as many tokens again: of a longer one nothing more could be left.
         ahead = room if spec.config.pair_ends == "sentence" else 0
+        # What comes after the reused part is read by the next row too.
         return WindowSpec(
-            reuse_len + room + ahead, "stream", room, second_length=2 * room, both_ways=spec.config.bi_data
+            reuse_len + room + ahead,
+            "stream",
+            room + ahead,
+            second_length=2 * room + ahead,
+            both_ways=spec.config.bi_data,
         )
 
     @override

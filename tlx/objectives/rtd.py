@@ -14,10 +14,11 @@ DeBERTa v3's: the model reads the generator's token table without sending it gra
 its own that begins at zero ("heads/difference": `standalone` adds it for use without a generator); "none".
 
 DeBERTa v3 (microsoft/DeBERTa apps/tasks/rtd_task.py) draws no position twice (`draws`), shows mask at all of them
-(`mask_token_fraction` 1), and its generator has the enhanced mask decoder (`mask_decoder`, see mlm.py). It updates
-the generator before the model reads the generator's table; here both are one update of one loss. With "gdes" no
-gradient of either loss reaches the other's parameters, so that with Adam two differences are left: the table that the
-model reads is older by one update, and train.clip_norm is of the norm of both gradients together.
+(`mask_token_fraction` 1), and its generator has the enhanced mask decoder (`mask_decoder`, see mlm.py). It has two
+optimizers, one for the generator's loss and one for the model's. With "gdes" no gradient of either loss reaches the
+other's parameters, so that one update with train.clip_groups equals those of two optimizers on the same gradients
+(training/clipping.py). One difference is left: there the generator is updated before the model reads its table, here
+the model reads the table that the samples were drawn with, which is older by one update.
 """
 
 import dataclasses

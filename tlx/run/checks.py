@@ -16,9 +16,11 @@ from tlx.base.errors import ConfigError, one_of
 from tlx.base.lookup import Allowed
 from tlx.models.config import ModelConfig
 from tlx.optim import make_optimizer, make_schedule
+from tlx.optim.leaves import describe
 from tlx.rollouts.base import RolloutTask
 from tlx.run.config import RunConfig, get_objective, parse_config
 from tlx.run.spec import abstract_batch, spec_before_tokenizer, training_module
+from tlx.training.clipping import group_indices
 from tlx.training.config import TrainConfig
 from tlx.training.state import boxed_params, frozen_params, initial_params
 from tlx.training.step_flops import trace_forward
@@ -90,6 +92,7 @@ def check_devices(config: RunConfig, num_devices: int) -> None:
     boxed = boxed_params(module, batch)
     check_patterns(config.adapt, boxed)
     trainable, _ = split(config.adapt, boxed)
+    group_indices(config.train, describe(trainable))
     num_updates = config.train.steps * get_objective(config).updates_per_step(config.objective)
     optimizer = adapted_optimizer_config(config.optimizer, config.adapt, module.model, trainable, num_updates)
     make_optimizer(optimizer, make_schedule(optimizer, num_updates), trainable)

@@ -64,6 +64,11 @@ class TrainConfig:
     so that a run goes on with fewer devices of the same memory, and back with more. 0 is any number."""
     clip_norm: float | None = 1.0
     """Largest global norm of the gradients, above 0; None does not clip."""
+    clip_groups: tuple[str, ...] = ()
+    """Regular expressions that divide the parameters into groups, each clipped by its own norm, as with an optimizer
+    for each (DeBERTa v3's generator and discriminator): those that the first one matches, those of the others that
+    the second one matches and so on, and the rest. () clips all together. optimizer.lr_multipliers gives groups
+    learning rates."""
     mixout: float = 0.0
     """Probability with which an entry of a kernel is replaced, for a step, by that of the base model (Lee et al.
     2020: 0.7 to 0.9, with model.dropout = 0), in [0, 1); see training/mixout.py. Fine-tuning of all parameters."""
@@ -111,6 +116,11 @@ class TrainConfig:
             )
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ConfigError(f"train.clip_norm = {self.clip_norm} must be above 0, or None for no clipping")
+        if self.clip_groups and self.clip_norm is None:
+            raise ConfigError(
+                f"train.clip_groups = {self.clip_groups} are clipped by norms of their own, and "
+                "train.clip_norm = None clips none; set it to 1.0, say, or the groups to ()"
+            )
         if not 1 <= self.profile_steps[0] <= self.profile_steps[1]:
             raise ConfigError(
                 f"train.profile_steps = {self.profile_steps} must be (first, last), from step 1"

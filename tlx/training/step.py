@@ -13,6 +13,7 @@ from tlx.base.observed import changed, is_observed, join
 from tlx.base.term import Term, mean
 from tlx.optim.leaves import STACK
 from tlx.training import carry as carries
+from tlx.training.clipping import clip
 from tlx.training.config import TrainConfig
 from tlx.training.ema import next_average
 from tlx.training.mixout import Mixing
@@ -75,7 +76,7 @@ def make_step(
             limits["loss_limit"] = loss_limit(config.spike, extra)
             accepted &= result.loss <= limits["loss_limit"]
             extra = next_window(extra, result.loss, accepted)
-        updates, opt_state = optimizer.update(_clip(grads, norm, config), state.opt_state, state.params)
+        updates, opt_state = optimizer.update(clip(grads, norm, config), state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         if observations:
             params = tree.map_with_path(
@@ -297,15 +298,6 @@ def _without_observations(grads: Any) -> tuple[Any, dict[str, jax.Array]]:
     return tree.map_with_path(
         lambda path, x: jnp.zeros_like(x) if is_observed(path) else x, grads
     ), observations
-
-
-def _clip(grads: Any, norm: jax.Array, config: TrainConfig) -> Any:
-    """Scale gradients down to a global norm of train.clip_norm."""
-    if config.clip_norm is None:
-        return grads
-    # The floor keeps a gradient of zeros from 0 / 0.
-    factor = jnp.minimum(1.0, config.clip_norm / jnp.maximum(norm, 1e-12))
-    return jax.tree.map(lambda grad: (grad * factor).astype(grad.dtype), grads)
 
 
 def _zeros(param: jax.Array) -> jax.Array:

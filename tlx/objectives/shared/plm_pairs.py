@@ -1,16 +1,23 @@
 """The second part of XLNet's rows: A sep B sep cls, where B is what follows A or text from elsewhere.
 
 zihangdai/xlnet data_utils.py (_split_a_and_b): A is a random number of the sentences that come after the
-reused part. With probability .5, and always where there is no end of a sentence to cut at, B begins at a
-sentence elsewhere in the text; else B goes on where A ends, to the end of the sentence with which the part is
-full. The longer of the two loses tokens from its end until both fill the part exactly: where it is A, a gap is
-between them. Nothing is predicted of which case it was. With `pair_ends` "part" the text ends where the part is
-full, within a sentence, and B follows A without a gap.
+reused part. With probability .5, and always where there is no end of a sentence to cut at, B is what is missing
+from a random token on, widened to whole sentences at both ends; else B goes on where A ends, to the end of the
+sentence with which the part is full. The longer of the two loses tokens from its end until both fill the part
+exactly: where it is A, a gap is between them. Nothing is predicted of which case it was. The next row begins after
+the reused part.
 
-There, sentences are lines of the input, and B's beginning is drawn and then widened to whole sentences; here
-they end as ObjectiveSpec.ends_sentence says (anywhere where the tokenizer does not know), and B begins with
-the first sentence of a window drawn at random that leaves enough after it, at its first token where there is
-none.
+Compared with that function line by line; what differs:
+
+- There sentences are lines of the input; here they end as ObjectiveSpec.ends_sentence says (anywhere where the
+  tokenizer does not know), and with a document's eos, as there.
+- Text is read as far as a part before a random token, and a part and more after it. A sentence of B that begins
+  earlier begins there; what lies further on is always cut off.
+- B is from anywhere in the split, there from the row's own part of it; the last rows of the split are padded, there
+  left out.
+
+With `pair_ends` "part", as before this was so, A's text ends where the part is full, within a sentence, B follows A
+without a gap, and elsewhere begins with the first sentence of a random window that leaves enough after it.
 """
 
 from typing import NamedTuple
@@ -116,13 +123,39 @@ def two_texts(
         return text[:a_kept], text[a_size : a_size + b_kept]
     a = text[: int(rng.choice(cuts))] if len(cuts) else text
     missing = max(1, room - len(a))
-    starts = between_sentences(other[: max(len(other) - missing + 1, 0)], spec, backwards)
-    b = other[int(starts[0]) :] if len(starts) else other
-    # As many sentences of B as fill the rest, and at least one.
-    ends = np.append(between_sentences(b, spec, backwards), len(b))
-    b = b[: int(ends[min(np.searchsorted(ends, missing), len(ends) - 1)])]
+    if spec.config.pair_ends == "sentence":
+        b = widened(other, min(room, max(len(other) - missing, 0)), missing, spec, backwards)
+    else:
+        b = _first_sentences(other, missing, spec, backwards)
     a_size, b_size = trimmed_sizes(len(a), len(b), room)
     return a[:a_size], b[:b_size]
+
+
+def widened(text: np.ndarray, start: int, size: int, spec: ObjectiveSpec, backwards: bool) -> np.ndarray:
+    """Widen a stretch of a text to whole sentences at both of its ends.
+
+    Args:
+        text: int32 ids.
+        start: Index of the stretch's first token.
+        size: Tokens of the stretch, 1 or more.
+        spec: What examples depend on.
+        backwards: Whether the text is in reverse.
+
+    Returns:
+        int32 ids of the sentences, which end with the text at the latest.
+    """
+    bounds = np.concatenate([[0], between_sentences(text, spec, backwards), [len(text)]])
+    first = bounds[np.searchsorted(bounds, start, side="right") - 1]
+    last = bounds[min(np.searchsorted(bounds, start + size), len(bounds) - 1)]
+    return text[int(first) : int(last)]
+
+
+def _first_sentences(text: np.ndarray, size: int, spec: ObjectiveSpec, backwards: bool) -> np.ndarray:
+    """Return the sentences of a text, from the first that begins in it on, that have at least `size` tokens."""
+    starts = between_sentences(text[: max(len(text) - size + 1, 0)], spec, backwards)
+    text = text[int(starts[0]) :] if len(starts) else text
+    ends = np.append(between_sentences(text, spec, backwards), len(text))
+    return text[: int(ends[min(np.searchsorted(ends, size), len(ends) - 1)])]
 
 
 def between_sentences(tokens: np.ndarray, spec: ObjectiveSpec, backwards: bool) -> np.ndarray:
