@@ -658,6 +658,12 @@ class BlockConfig:
         return tuple(i for i in range(self.num_layers) if pattern[i % len(pattern)] == mixer)
 
     @property
+    def cached_dims(self) -> int:
+        """Numbers that all layers together keep of a token as keys, and as many as values."""
+        layers = [self.layer(index) for index in self.layers_with("attention")]
+        return sum(layer.num_kv_heads * layer.head_dim for layer in layers if layer.keys != "shared")
+
+    @property
     def state_heads(self) -> int:
         """Heads of the mixer "state_space"."""
         return self.state_space.num_heads or 2 * self.width // self.state_space.head_dim

@@ -129,6 +129,7 @@ MODEL_TYPES = Table(
         "gemma2": "tlx.models.families.gemma:GEMMA2",
         "gemma4": "tlx.models.families.gemma4:WITH_IMAGES",
         "gemma4_text": "tlx.models.families.gemma4:FAMILY",
+        "gemma4_unified": "tlx.models.families.gemma4:UNIFIED",
         "glm4": "tlx.models.families.glm4:FAMILY",
         "gpt_neo": "tlx.models.families.gpt_neo:FAMILY",
         "gptj": "tlx.models.families.gptj:FAMILY",

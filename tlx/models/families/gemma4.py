@@ -54,6 +54,13 @@ BASE = resized(
 )
 # Sizes for devices: later layers have no keys, and each layer reads a table of its own.
 SMALL_BASE = resized(BASE, embedding__per_layer_dim=256)
+# Layers without a window have no values beside their keys.
+LARGE_BASE = resized(
+    BASE,
+    attention__global_tied_values=True,
+    attention__window_pattern=windows(1024),
+    position__max_length=262144,
+)
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
@@ -239,6 +246,9 @@ def _write_table(config: ModelConfig) -> dict[str, Any]:
     }
 
 
+TABLE = MappedField(
+    ("hidden_size_per_layer_input", "vocab_size_per_layer_input"), _read_table, _write_table
+)
 _OWN = ("head_dim", "num_key_value_heads", "tie_word_embeddings")
 
 
@@ -249,7 +259,7 @@ def _is_common(field: Any) -> bool:
 
 FAMILY = Family(
     name="gemma4",
-    citation="Google DeepMind 2026, Gemma 4 model card",
+    citation="Google DeepMind 2026, Gemma 4, model card",
     base=BASE,
     sizes={
         "e2b": size(
@@ -266,17 +276,11 @@ FAMILY = Family(
         "e4b": size(
             SMALL_BASE, 42, 2560, 8, 10240, attention__num_kv_heads=2, attention__shared_layers=18
         ),
+        "12b": size(
+            LARGE_BASE, 48, 3840, 16, 15360, attention__num_kv_heads=8, attention__global_kv_heads=1
+        ),
         "31b": size(
-            BASE,
-            60,
-            5376,
-            32,
-            21504,
-            attention__num_kv_heads=16,
-            attention__global_kv_heads=4,
-            attention__global_tied_values=True,
-            attention__window_pattern=windows(1024),
-            position__max_length=262144,
+            LARGE_BASE, 60, 5376, 32, 21504, attention__num_kv_heads=16, attention__global_kv_heads=4
         ),
     },
     rows=rows,
@@ -288,9 +292,7 @@ FAMILY = Family(
         ATTENTION_BIAS,
         LAYERS,
         MappedField(("num_kv_shared_layers", "use_double_wide_mlp"), _read_network, _write_network),
-        MappedField(
-            ("hidden_size_per_layer_input", "vocab_size_per_layer_input"), _read_table, _write_table
-        ),
+        TABLE,
         CAP,
         FixedField("enable_moe_block", (False,)),
         # Images alone are read from both sides.
@@ -308,4 +310,14 @@ WITH_IMAGES = dataclasses.replace(
     nested="text_config",
     ignored=(*FAMILY.ignored, r"(^|\.)(vision_tower|embed_vision|audio_tower|embed_audio)\."),
     renamed={r"^model\.language_model\.": "model."},
+)
+
+# The one without encoders of images and sounds (12B), whose text model has no second table.
+UNIFIED = dataclasses.replace(
+    WITH_IMAGES,
+    fields=(
+        *(field for field in FAMILY.fields if field is not TABLE),
+        FixedField("hidden_size_per_layer_input", (0, None)),
+    ),
+    ignored=(*FAMILY.ignored, r"(^|\.)(vision_embedder|embed_vision|embed_audio)\."),
 )
