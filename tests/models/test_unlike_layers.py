@@ -1,4 +1,4 @@
-"""Layers of unlike heads and networks, shared keys and vectors of each layer: one function cached, packed, scanned."""
+"""Layers of unlike heads and networks, shared keys, vectors of each layer: one function cached, packed, scanned."""
 
 import dataclasses
 
@@ -48,7 +48,7 @@ def unlike(**changes):
 
 
 def test_entries_of_the_cache():
-    """Of 12 and 16 numbers a token the divisor is 4: three entries for a layer with a window, and four without one."""
+    """Of 12 and 16 numbers a token the divisor is 4: three entries for a layer with a window, four without."""
     layout = caches.layout(unlike().block("decoder"))
     assert layout.first == (0, 3, 7, 10, 7, 10, 7, 10)
     assert (layout.num_entries, layout.kv_heads, layout.head_dim) == (14, 2, 2)
@@ -120,7 +120,7 @@ def test_scanned_equals_unrolled_and_rematerialised():
 
 @pytest.mark.long
 def test_texts_of_a_run(tmp_path):
-    """A run of such a decoder trains from its initial values, and greedy tokens are the likeliest of the full pass."""
+    """A run of such a decoder has initial values, and greedy tokens are the likeliest of the full pass."""
     values = to_dict(tiny_config("clm"))
     model = to_dict(unlike(num_layers=6, attention=dataclasses.replace(ATTENTION, shared_layers=2)))
     values["model"] |= {

@@ -81,7 +81,9 @@ def group_layers(specs: Sequence[LayerSpec]) -> list[LayerGroup]:
     for index, spec in enumerate(specs):
         # A layer outside the pattern ends the group before it and begins one of its own; layers without keys have
         # other parts than the pattern's before them.
-        is_continued = groups and (groups[-1].specs[-1].block.keys == "shared") == (spec.block.keys == "shared")
+        is_continued = groups and (groups[-1].specs[-1].block.keys == "shared") == (
+            spec.block.keys == "shared"
+        )
         if is_continued and spec.in_pattern and groups[-1].specs[-1].in_pattern:
             groups[-1] = LayerGroup(groups[-1].start, (*groups[-1].specs, spec))
         else:

@@ -1,4 +1,7 @@
-"""A stack of layers with what goes before and after it: embeddings in, normalised hidden states out."""
+"""A stack of layers with what goes before and after it: embeddings in, normalised hidden states out.
+
+Shapes: U size of what a layer reads of a token besides the stream.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
@@ -10,8 +13,8 @@ import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.models.layer_specs import LayerGroup, LayerSpec, group_layers, layer_specs
-from tlx.nn.adapter_modules import PrefixNetwork
 from tlx.nn import cache as caches
+from tlx.nn.adapter_modules import PrefixNetwork
 from tlx.nn.attention import KeysValues
 from tlx.nn.block import Block, BlockInputs, BlockOutputs, StoredKeys
 from tlx.nn.bottleneck import BottleneckBlock
@@ -69,7 +72,7 @@ class StackInputs(NamedTuple):
     """Number of times that the last layer runs on these queries, each time on its previous output; 0: no queries."""
 
     token_rows_BTE: jax.Array | None = None
-    """float[B, T, L P]: the tokens' rows of the table that each layer reads a part of; None: there is none."""
+    """float[B, T, L U]: the tokens' rows of the table that each layer reads a part of; None: there is none."""
 
 
 class StackOutputs(NamedTuple):
@@ -154,49 +157,22 @@ class TransformerStack(nn.Module):
         x_BTD = self.front(x_BTE, inputs.positions_BT, inputs.types_BT, keys_B, inputs.languages_BT)
         block_inputs = self._block_inputs(x_BTD, inputs)
         keeps_inputs = return_layer_inputs or _memory_length(inputs) > 0
-        per_layer_LBTP = self._per_layer(x_BTD, inputs.token_rows_BTE)
+        per_layer_LBTU = self._per_layer(x_BTD, inputs.token_rows_BTE)
 
         def make_layer(spec: LayerSpec) -> Layer:
-            block = make_block(spec.block, spec.attention_norm)
-            mask = block_inputs.mask._replace(window=spec.block.attention.window)
-
-            def layer(params: Any, carry: tuple[jax.Array, StoredKeys], index: jax.Array, own: tuple[Any, Any]):
-                x, stored_keys = carry
-                memory_BMD, per_layer_BTP = own
-                layer_inputs = block_inputs._replace(
-                    mask=mask,
-                    keys_B=fold(keys_B, index),
-                    memory_BMD=memory_BMD,
-                    stored_keys=stored_keys,
-                    per_layer_BTP=per_layer_BTP,
-                )
-                out = cast(BlockOutputs, block.apply({"params": params}, x, layer_inputs))
-                outputs = (x if keeps_inputs else None, _expert_loads(out.routing, segments_BT))
-                return (out.hidden, dict(out.stored_keys)), outputs
-
-            def layer_on_queries(params: Any, carry: tuple[jax.Array, StoredKeys], index: jax.Array, own: None):
+            of_block = block_inputs._replace(keys_B=keys_B)
+            if spec.query_passes:
                 assert inputs.query_BTD is not None
-                source, stored_keys = carry
-                # The queries start from the source plus vectors of their own, and always attend to the
-                # source.
-                x = source + inputs.query_BTD
-                for i in range(spec.query_passes):
-                    layer_inputs = block_inputs._replace(
-                        mask=mask, keys_B=fold(keys_B, index + i), source_BTD=source
-                    )
-                    out = cast(BlockOutputs, block.apply({"params": params}, x, layer_inputs))
-                    x = out.hidden
-                return (x, stored_keys), None
-
-            return layer_on_queries if spec.query_passes else layer
+                return _layer_on_queries(spec, of_block, inputs.query_BTD)
+            return _layer(spec, of_block, segments_BT if cfg.feedforward.num_experts else None, keeps_inputs)
 
         def init(key: jax.Array) -> Any:
             # Every layer's parameters are those of a whole layer: the config of the pattern, no window.
             mask = Mask(segments_BT, segments_BT)
             block = make_block(cfg)
             # No bias: initial values do not depend on it.
-            own = None if per_layer_LBTP is None else per_layer_LBTP[0]
-            layer_inputs = block_inputs._replace(mask=mask, bias=None, per_layer_BTP=own)
+            own = None if per_layer_LBTU is None else per_layer_LBTU[0]
+            layer_inputs = block_inputs._replace(mask=mask, bias=None, per_layer_BTU=own)
             params: Any = block.init(key, x_BTD, layer_inputs)["params"]
             return _without_made(params, cfg)
 
@@ -207,7 +183,7 @@ class TransformerStack(nn.Module):
         groups = group_layers(specs)
         # Sliced before the first layer runs: slices of parameters depend on nothing else.
         group_params = [self._params_of(blocks, group) for group in groups]
-        of_layers = (_memory_by_layer(inputs), per_layer_LBTP)
+        of_layers = (_memory_by_layer(inputs), per_layer_LBTU)
         y_BTD = x_BTD
         stored_keys = self._no_stored_keys(x_BTD)
         outputs = (None, None)
@@ -322,14 +298,14 @@ class TransformerStack(nn.Module):
             def layer(params: Any, carry: tuple[Any, ...], index: jax.Array, own: tuple[Any, Any]):
                 # The cache of all layers is in the carry, where each layer updates it in place.
                 x, key, value, states = carry
-                encoded_key_value, per_layer_BTP = own
+                encoded_key_value, per_layer_BTU = own
                 if cfg.mixer or cfg.has_unlike_layers:
                     index = jnp.asarray(first_entry_L)[index]
                 layer_inputs = block_inputs._replace(
                     mask=mask,
                     cache=LayerCache(key, value, index, start, states, last_segment_B),
                     encoded_keys_values=encoded_key_value,
-                    per_layer_BTP=per_layer_BTP,
+                    per_layer_BTU=per_layer_BTU,
                 )
                 out = cast(BlockOutputs, block.apply({"params": params}, x, layer_inputs))
                 assert out.cache is not None
@@ -377,7 +353,7 @@ class TransformerStack(nn.Module):
         )
 
     def _per_layer(self, x_BTD: jax.Array, token_rows_BTE: jax.Array | None) -> jax.Array | None:
-        """What each layer reads of the tokens besides the stream, [L, B, T, P]; None: nothing."""
+        """What each layer reads of the tokens besides the stream, [L, B, T, U]; None: nothing."""
         if not self.cfg.per_layer_dim:
             return None
         assert token_rows_BTE is not None
@@ -520,6 +496,68 @@ class TransformerStack(nn.Module):
         if self.cfg.position.absolute:
             return 0.0
         return self.cfg.dropout if self.cfg.position.kind in ("relative_bias", "relative_sinusoidal") else 0.0
+
+
+def _layer(spec: LayerSpec, inputs: BlockInputs, segments_BT: jax.Array | None, keeps_inputs: bool) -> Layer:
+    """Make the function that runs layers of a spec in a full pass.
+
+    Args:
+        spec: The layers.
+        inputs: What all layers read; masks have no window yet, and keys are those of the stack.
+        segments_BT: int[B, T], for the loads of experts; None without experts.
+        keeps_inputs: Whether the input of the layer is one of its outputs.
+
+    Returns:
+        The function: the carry is the stream and the keys that layers share, a layer's own inputs its memory and what
+        it reads besides the stream.
+    """
+    block = make_block(spec.block, spec.attention_norm)
+    mask = inputs.mask._replace(window=spec.block.attention.window)
+
+    def layer(params: Any, carry: tuple[jax.Array, StoredKeys], index: jax.Array, own: tuple[Any, Any]):
+        x, stored_keys = carry
+        memory_BMD, per_layer_BTU = own
+        layer_inputs = inputs._replace(
+            mask=mask,
+            keys_B=fold(inputs.keys_B, index),
+            memory_BMD=memory_BMD,
+            stored_keys=stored_keys,
+            per_layer_BTU=per_layer_BTU,
+        )
+        out = cast(BlockOutputs, block.apply({"params": params}, x, layer_inputs))
+        loads = None if segments_BT is None else _expert_loads(out.routing, segments_BT)
+        return (out.hidden, dict(out.stored_keys)), (x if keeps_inputs else None, loads)
+
+    return layer
+
+
+def _layer_on_queries(spec: LayerSpec, inputs: BlockInputs, query_BTD: jax.Array) -> Layer:
+    """Make the function that runs a layer on queries, which attend to its input.
+
+    Args:
+        spec: The layer, with the number of its passes.
+        inputs: As for `_layer`.
+        query_BTD: Added to the layer's input to make the first queries.
+
+    Returns:
+        The function.
+    """
+    block = make_block(spec.block, spec.attention_norm)
+    mask = inputs.mask._replace(window=spec.block.attention.window)
+
+    def layer(params: Any, carry: tuple[jax.Array, StoredKeys], index: jax.Array, own: None):
+        source, stored_keys = carry
+        # The queries start from the source plus vectors of their own, and always attend to the source.
+        x = source + query_BTD
+        for i in range(spec.query_passes):
+            layer_inputs = inputs._replace(
+                mask=mask, keys_B=fold(inputs.keys_B, index + i), source_BTD=source
+            )
+            out = cast(BlockOutputs, block.apply({"params": params}, x, layer_inputs))
+            x = out.hidden
+        return (x, stored_keys), None
+
+    return layer
 
 
 def _without_made(params: dict[str, Any], cfg: BlockConfig) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""One layer: attention or a state space, cross-attention and a feed-forward network around a residual stream."""
+"""One layer: attention or a state space, cross-attention and a feed-forward network around a residual stream.
+
+Shapes: U size of what a layer reads of a token besides the stream.
+"""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -9,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from tlx.nn.adapter_modules import BottleneckAdapter
 from tlx.nn import cache as caches
+from tlx.nn.adapter_modules import BottleneckAdapter
 from tlx.nn.attention import Attended, Attention, KeysValues
 from tlx.nn.cache import LayerCache
 from tlx.nn.config import BlockConfig
@@ -79,8 +82,8 @@ class BlockInputs(NamedTuple):
     stored_keys: StoredKeys = NO_KEYS
     """Keys and values of layers before, where layers share them; while decoding they stand in the cache."""
 
-    per_layer_BTP: jax.Array | None = None
-    """What this layer reads of the tokens besides the stream (nn/per_layer.py); None: nothing."""
+    per_layer_BTU: jax.Array | None = None
+    """float[B, T, U]: what this layer reads of the tokens besides the stream (nn/per_layer.py); None: nothing."""
 
 
 class BlockOutputs(NamedTuple):
@@ -191,8 +194,8 @@ class Block(nn.Module):
         if is_post:
             x_BTD = self.feedforward_norm(x_BTD)
         if cfg.per_layer_dim:
-            assert inputs.per_layer_BTP is not None
-            x_BTD = x_BTD + self._scaled(self.per_layer(x_BTD, inputs.per_layer_BTP))
+            assert inputs.per_layer_BTU is not None
+            x_BTD = x_BTD + self._scaled(self.per_layer(x_BTD, inputs.per_layer_BTU))
         if cfg.layer_scalars:
             # Of the checkpoint, not learned: the class of transformers has it as a buffer.
             x_BTD = x_BTD * jax.lax.stop_gradient(self.layer_scalar).astype(x_BTD.dtype)
@@ -281,9 +284,7 @@ class Block(nn.Module):
     def _attention_norm(self, x: jax.Array) -> jax.Array:
         return self.attention_norm(x) if self.has_attention_norm else x
 
-    def _attend(
-        self, x: jax.Array, inputs: BlockInputs
-    ) -> tuple[jax.Array, LayerCache | None, StoredKeys]:
+    def _attend(self, x: jax.Array, inputs: BlockInputs) -> tuple[jax.Array, LayerCache | None, StoredKeys]:
         """The layer's mixer on x, which is normalised already where the layout says so."""
         y = x
         cache = inputs.cache
@@ -294,7 +295,10 @@ class Block(nn.Module):
             y, cache = self.state_space(x, inputs.mask.query_segments, cache)
         if "attention" in self.cfg.mixers:
             for name, layer in self.cfg.attentions.items():
-                (y, cache, keys_values) = self._attended(name, layer, x, inputs._replace(stored_keys=stored_keys))
+                (y, cache, keys_values) = self._attended(
+                    name, layer, x, inputs._replace(stored_keys=stored_keys)
+                )
+                # With a cache they are read from there, where those of all tokens stand.
                 if layer.keys == "stored" and cache is None:
                     stored_keys = {**stored_keys, layer.shared_kind: keys_values}
         if self.cfg.block_layout == "sandwich":

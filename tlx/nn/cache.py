@@ -43,8 +43,8 @@ class KVCache(NamedTuple):
     """Keys and values of a decoder's layers with attention, and states of its others, for the tokens so far."""
 
     key: jax.Array
-    """[L, B, S, G, H], S the capacity, L the layers with keys; of layers with two self-attentions [2 L, ...], those of
-    a layer together. Where layers have unlike numbers of heads, L, G and H are those of a `CacheLayout`."""
+    """[L, B, S, G, H], S the capacity, L the layers with keys; of layers with two self-attentions [2 L, ...], those
+    of a layer together. Where layers have unlike numbers of heads, L, G and H are those of a `CacheLayout`."""
 
     value: jax.Array
     """[L, B, S, G, H]."""
@@ -113,8 +113,8 @@ class CacheLayout(NamedTuple):
 def layout(block: BlockConfig) -> CacheLayout:
     """Divide a cache among the layers of a stack.
 
-    A layer has one entry. Where layers have unlike numbers of keys a token, an entry holds the greatest common divisor
-    of them, and a layer has as many as it needs.
+    A layer has one entry. Where layers have unlike numbers of keys a token, an entry holds the greatest common
+    divisor of them, and a layer has as many as it needs.
 
     Args:
         block: the layers.
@@ -123,6 +123,7 @@ def layout(block: BlockConfig) -> CacheLayout:
         The layout.
     """
     layers = [block.layer(index) for index in range(block.num_layers)]
+    # Layers without keys of their own read those of an earlier layer, and need no room.
     writing = [layer for layer in layers if "attention" in layer.mixers and layer.keys != "shared"]
     head_dim = math.gcd(*(layer.head_dim for layer in writing)) or block.head_dim
     kv_dim = math.gcd(*(layer.num_kv_heads * layer.head_dim for layer in writing))
@@ -251,13 +252,23 @@ def write(
 
 
 def read(cache: LayerCache, kv_heads: int, head_dim: int) -> tuple[jax.Array, jax.Array]:
-    """Return all keys and values [B, S, G, H] of the layer, which has so many heads of such a size."""
+    """Read the keys and values of a layer.
+
+    Args:
+        cache: the layer's view.
+        kv_heads: its key/value heads G.
+        head_dim: their size H.
+
+    Returns:
+        (all its keys [B, S, G, H], all its values [B, S, G, H]).
+    """
 
     def of_layer(stored: jax.Array) -> jax.Array:
         count = kv_heads * head_dim // math.prod(stored.shape[3:])
         shape = (*stored.shape[1:3], kv_heads, head_dim)
         if count == 1:
             return jax.lax.dynamic_index_in_dim(stored, cache.layer, keepdims=False).reshape(shape)
+        # Several entries hold the parts of each token's keys, one after the other.
         entries = jax.lax.dynamic_slice_in_dim(stored, cache.layer, count)
         return jnp.moveaxis(entries, 0, 2).reshape(shape)
 

@@ -233,8 +233,8 @@ class AttentionConfig:
     """Divide values by their root mean square over head_dim, without a scale (Gemma 4)."""
 
     global_head_dim: int = 0
-    """Size of a head in layers without a window, whose attention then is another part than that of the layers with one
-    (Gemma 4); 0: head_dim."""
+    """Size of a head in layers without a window, whose attention then is another part than that of the layers with
+    one (Gemma 4); 0: head_dim."""
 
     global_kv_heads: int = 0
     """Key/value heads of such layers, a divisor of num_heads; 0: num_kv_heads."""
@@ -273,8 +273,8 @@ class FeedForwardConfig:
     """Whether layers have none (Mamba 2): a layer is its mixer alone."""
 
     shared_multiplier: int = 1
-    """Factor of ff_dim in layers without keys and values of their own (attention.shared_layers), whose network then is
-    another part than that of the others (Gemma 4: 2), at least 1."""
+    """Factor of ff_dim in layers without keys and values of their own (attention.shared_layers), whose network then
+    is another part than that of the others (Gemma 4: 2), at least 1."""
 
     num_experts: int = 0
     """Number of experts; 0: one network for all tokens."""
@@ -752,6 +752,7 @@ class BlockConfig:
         is_wide = keys == "shared" and feedforward.shared_multiplier > 1
         if is_wide:
             feedforward = dataclasses.replace(feedforward, ff_dim=self.ff_dim * feedforward.shared_multiplier)
+        # Sizes of this layer take the place of those of the others: equal layers then have equal configs.
         is_global = bool(attention.global_head_dim) and not attention.window
         attention = dataclasses.replace(
             attention,

@@ -3,11 +3,11 @@
 With e the token's row of a second table, of which layer l has the part e_l, and x the token's vector in the stream
 before the first layer, layer l reads
 
-    p_l = (norm(W_l x / sqrt(D)) + sqrt(P) e_l) / sqrt(2)
+    p_l = (norm(W_l x / sqrt(D)) + sqrt(U) e_l) / sqrt(2)
 
-and adds norm(U (act(V h) * p_l)) to its output h.
+and adds norm(W_out (act(W_gate h) * p_l)) to its output h.
 
-Shapes: P size of what a layer reads.
+Shapes: U size of what a layer reads.
 """
 
 import flax.linen as nn
@@ -32,10 +32,10 @@ class PerLayerInputs(nn.Module):
 
         Args:
             x_BTD: the stream before the first layer.
-            rows_BTE: rows of the table, of L P numbers.
+            rows_BTE: rows of the table, of L U numbers.
 
         Returns:
-            float[L, B, T, P].
+            float[L, B, T, U].
         """
         cfg = self.cfg
         size = cfg.per_layer_dim
@@ -50,25 +50,27 @@ class PerLayerInputs(nn.Module):
             param_dtype=cfg.param_dtype,
             name="projection",
         )
+        # Scaled although a norm follows: its epsilon is added to the square.
         projected = projection(x_BTD) * cfg.width**-0.5
         projected = Norm(cfg.norm, size, cfg.param_dtype, name="norm")(projected)
+        # As token vectors, which are scaled by the root of their size.
         rows = rows_BTE.reshape(*rows_BTE.shape[:2], *shape) * jnp.asarray(size**0.5, rows_BTE.dtype)
         return jnp.moveaxis((projected + rows) * 2**-0.5, 2, 0)
 
 
 class PerLayerGate(nn.Module):
-    """norm(U (act(V h) * p)) of one layer."""
+    """norm(W_out (act(W_gate h) * p)) of one layer."""
 
     cfg: BlockConfig
     """The layer."""
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array, per_layer_BTP: jax.Array) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, per_layer_BTU: jax.Array) -> jax.Array:
         """Compute what is added to the layer's output.
 
         Args:
             x_BTD: the output.
-            per_layer_BTP: p of the layer.
+            per_layer_BTU: p of the layer.
 
         Returns:
             float[B, T, D].
@@ -77,8 +79,8 @@ class PerLayerGate(nn.Module):
         size = cfg.per_layer_dim
         gate = self._linear("gate", cfg.width, size, ("embed", None), cfg.std(cfg.width))
         out = self._linear("out", size, cfg.width, (None, "embed"), cfg.residual_std(size))
-        hidden_BTP = ACTIVATIONS[cfg.feedforward.activation](gate(x_BTD)) * per_layer_BTP
-        return Norm(cfg.norm, cfg.width, cfg.param_dtype, name="norm")(out(hidden_BTP))
+        hidden_BTU = ACTIVATIONS[cfg.feedforward.activation](gate(x_BTD)) * per_layer_BTU
+        return Norm(cfg.norm, cfg.width, cfg.param_dtype, name="norm")(out(hidden_BTU))
 
     def _linear(
         self, name: str, inputs: int, outputs: int, names: tuple[str | None, str | None], std: float

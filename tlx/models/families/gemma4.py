@@ -246,9 +246,7 @@ def _write_table(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-TABLE = MappedField(
-    ("hidden_size_per_layer_input", "vocab_size_per_layer_input"), _read_table, _write_table
-)
+TABLE = MappedField(("hidden_size_per_layer_input", "vocab_size_per_layer_input"), _read_table, _write_table)
 _OWN = ("head_dim", "num_key_value_heads", "tie_word_embeddings")
 
 
@@ -273,12 +271,8 @@ FAMILY = Family(
             attention__shared_layers=20,
             feedforward__shared_multiplier=2,
         ),
-        "e4b": size(
-            SMALL_BASE, 42, 2560, 8, 10240, attention__num_kv_heads=2, attention__shared_layers=18
-        ),
-        "12b": size(
-            LARGE_BASE, 48, 3840, 16, 15360, attention__num_kv_heads=8, attention__global_kv_heads=1
-        ),
+        "e4b": size(SMALL_BASE, 42, 2560, 8, 10240, attention__num_kv_heads=2, attention__shared_layers=18),
+        "12b": size(LARGE_BASE, 48, 3840, 16, 15360, attention__num_kv_heads=8, attention__global_kv_heads=1),
         "31b": size(
             LARGE_BASE, 60, 5376, 32, 21504, attention__num_kv_heads=16, attention__global_kv_heads=4
         ),
