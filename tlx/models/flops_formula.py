@@ -130,8 +130,14 @@ def _layers(block: BlockConfig) -> list[BlockConfig]:
 
 
 def _per_layer_params(block: BlockConfig) -> int:
-    """Kernels of what all layers read besides the stream: a projection for each, and two at its end."""
-    return 3 * block.num_layers * block.width * block.per_layer_dim
+    """Kernels at the end of all layers through which they read something besides the stream."""
+    return 2 * block.num_layers * block.width * block.per_layer_dim
+
+
+def _per_layer_inputs(block: BlockConfig, rows: int, length: int) -> int:
+    """The projection before the first layer of what all layers read, and the products at their ends."""
+    projection = block.num_layers * block.width * block.per_layer_dim
+    return 2 * rows * length * (projection + _per_layer_params(block))
 
 
 def _state_space_params(block: BlockConfig) -> int:
@@ -325,7 +331,7 @@ def _stack(block: BlockConfig, rows: int, length: int, memory: int, cross: int =
         _attend(layers[index], rows, length, keys) + _keys_values(layers[index], rows, keys)
         for index in block.layers_with("attention")
     )
-    mixers += 2 * rows * length * _per_layer_params(block)
+    mixers += _per_layer_inputs(block, rows, length)
     if "state_space" in block.mixers:
         mixers += len(block.layers_with("state_space")) * _state_space(block, rows, length)
     layer = 0

@@ -4,7 +4,6 @@ Shapes: U size of what a layer reads of a token besides the stream.
 """
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -39,8 +38,8 @@ RESIDUAL_DIMS = ("batch", "sequence", "activation_embed")
 StoredKeys = Mapping[str, KeysValues]
 """Keys and values of the last layer of each kind that has some, by BlockConfig.shared_kind."""
 
-NO_KEYS: StoredKeys = MappingProxyType({})
-"""Those of a stack whose layers share none."""
+NO_KEYS: StoredKeys = {}
+"""Those of a stack whose layers share none, never changed."""
 
 
 class BlockInputs(NamedTuple):
@@ -295,9 +294,8 @@ class Block(nn.Module):
             y, cache = self.state_space(x, inputs.mask.query_segments, cache)
         if "attention" in self.cfg.mixers:
             for name, layer in self.cfg.attentions.items():
-                (y, cache, keys_values) = self._attended(
-                    name, layer, x, inputs._replace(stored_keys=stored_keys)
-                )
+                layer_inputs = inputs._replace(stored_keys=stored_keys)
+                y, cache, keys_values = self._attended(name, layer, x, layer_inputs)
                 # With a cache they are read from there, where those of all tokens stand.
                 if layer.keys == "stored" and cache is None:
                     stored_keys = {**stored_keys, layer.shared_kind: keys_values}
