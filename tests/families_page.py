@@ -29,8 +29,8 @@ page is generated from these tables and from those of the tests: `python -m test
 
 Not here: mixtures of experts but Mixtral (Qwen3-MoE, gpt-oss, DeepSeek, Llama 4, GLM-4.5). What a family's class
 can do and tlx cannot is refused with the key of config.json that asks for it: projections of OPT-350m, ALiBi of
-Falcon-RW, `clip_qkv` of MPT, scaled rotations of layers with a window. Of Gemma 3's models of texts and images
-(`gemma3`) the text model is read.
+Falcon-RW, `clip_qkv` of MPT, scaled rotations of layers with a window, experts of Gemma 4's 26B-A4B. Of the models of
+texts and images of Gemma 3 and 4 (`gemma3`, `gemma4`, `gemma4_unified`) the text model is read.
 """
 
 
@@ -71,9 +71,28 @@ def attention(config: ModelConfig) -> list[str]:
         parts.append(f"windows of {max(part.window_pattern)} on {local} of {len(part.window_pattern)} layers")
     elif part.window:
         parts.append(f"windows of {part.window}")
+    if part.value_norm:
+        parts.append("values normalised")
+    if part.global_head_dim:
+        parts.append(f"heads of {part.global_head_dim} without a window")
     if part.softcap:
         parts.append(f"attention logits capped at {part.softcap:g}")
     return parts
+
+
+def of_some_sizes(family: Family) -> list[str]:
+    """Describe what some sizes of a family have, and its base has not."""
+    parts = {
+        "later layers without keys": lambda config: config.attention.shared_layers,
+        "a table that each layer reads": lambda config: config.embedding.per_layer_dim,
+        "values that are keys": lambda config: config.attention.global_tied_values,
+    }
+    named = []
+    for words, has in parts.items():
+        owners = [size for size, config in family.sizes.items() if has(config)]
+        if owners:
+            named.append(f"{words} ({', '.join(owners)})")
+    return named
 
 
 def features(config: ModelConfig) -> str:
@@ -132,7 +151,12 @@ def checked(family: Family) -> str:
     if not family.model_type:
         return "no class in `transformers`"
     cases = [name for name, case in CASES.items() if case.architecture in family.architectures]
-    releases = [release for release in RELEASES.values() if release.model_type == family.model_type]
+    # Of the classes around a text model too.
+    releases = [
+        release
+        for release in RELEASES.values()
+        if MODEL_TYPES.load(release.model_type).model_type == family.model_type
+    ]
     copies = sum(bool(release.copy) for release in releases)
     named = f"cases {', '.join(cases)}" if cases else "no case"
     return f"{named}; releases: {len(releases)}, of which {copies} from copies"
@@ -149,7 +173,7 @@ def page() -> str:
         cells = (
             f"{name}: {family.citation.replace('|', '/')}",
             kind,
-            features(family.base),
+            "; ".join((features(family.base), *of_some_sizes(family))),
             sizes(family),
             checked(family),
         )

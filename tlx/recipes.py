@@ -125,6 +125,12 @@ def small_model(model: Any) -> None:
     model.attention.num_kv_heads = 0
     model.attention.head_dim = 0
     model.attention.window_pattern = tuple(min(window, 16) for window in model.attention.window_pattern)
+    model.attention.global_head_dim = min(model.attention.global_head_dim, 64)
+    model.attention.global_kv_heads = 0
+    # Two layers may have no layer before them to share keys with.
+    model.attention.shared_layers = 0
+    model.feedforward.shared_multiplier = 1
+    model.embedding.per_layer_dim = min(model.embedding.per_layer_dim, 16)
     model.feedforward.ff_dim = 0
     if model.kind == "bilstm":
         model.recurrent.cell_dim = 64

@@ -45,10 +45,10 @@ class Case:
 
 
 def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Weights N(0, .15), norm gains 1 + N(0, .15): the usual initialisation hides errors."""
+    """Weights N(0, .15), gains of norms and layers 1 + N(0, .15): the usual initialisation hides errors."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     values = rng.normal(0, 0.15, shape).astype(np.float32)
-    gain = len(shape) == 1 and re.search(r"weight$", name)
+    gain = len(shape) == 1 and re.search(r"(weight|layer_scalar)$", name)
     return values + np.float32(1) if gain else values
 
 

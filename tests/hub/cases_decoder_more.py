@@ -72,6 +72,34 @@ MAMBA2 = {
     "layer_norm_epsilon": 1e-3,
 }
 TOKENS = {"pad_token_id": 0, "eos_token_id": 1}
+GEMMA4 = {
+    "vocab_size": 61,
+    "vocab_size_per_layer_input": 61,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 6,
+    "global_head_dim": 16,
+    "sliding_window": 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 3,
+    "rms_norm_eps": 1e-4,
+    "final_logit_softcapping": 5.0,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "proportional", "rope_theta": 300.0, "partial_rotary_factor": 0.25},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 40.0},
+    },
+}
+# As 31B, and as E2B: shared keys, a wide network there, and a table that each layer reads.
+GEMMA4_DENSE = {
+    "num_hidden_layers": 3,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+    "hidden_size_per_layer_input": 0,
+    "attention_k_eq_v": True,
+    "num_global_key_value_heads": 1,
+}
+GEMMA4_SHARED = {"hidden_size_per_layer_input": 8, "num_kv_shared_layers": 2, "use_double_wide_mlp": True}
 
 CASES = {
     "qwen2": case(
@@ -255,4 +283,6 @@ CASES = {
         padding="none",
     ),
     "mamba2-plain": case("Mamba2ForCausalLM", "Mamba2Config", MAMBA2 | {"n_groups": 1}, padding="left"),
+    "gemma4": case("Gemma4ForCausalLM", "Gemma4TextConfig", GEMMA4 | GEMMA4_SHARED),
+    "gemma4-dense": case("Gemma4ForCausalLM", "Gemma4TextConfig", GEMMA4 | GEMMA4_DENSE, padding="left"),
 }

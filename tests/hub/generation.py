@@ -20,6 +20,7 @@ SINCE = (
     "modernbert-decoder",
     "qwen2",
     "gemma2",
+    "gemma4",
     "phi",
     "phi3",
     "gptj",

@@ -667,6 +667,102 @@ add(
     },
     vision_config={"hidden_size": 1152, "model_type": "siglip_vision_model", "num_hidden_layers": 27},
 )
+GEMMA4 = "ollama/ollama:x/models/gemma4/gemma4_test.go"
+
+
+def gemma4(name: str, kind: str, sizes: tuple[int, ...], kv_heads: int, period: int, **text: Any) -> None:
+    """A release of Gemma 4, of which the copy has the text model."""
+    layers, width, heads, ff_dim, vocab = sizes
+    kinds = ["sliding_attention"] * (period - 1) + ["full_attention"]
+    text_config = {
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "intermediate_size": ff_dim,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": 256,
+        "global_head_dim": 512,
+        "vocab_size": vocab,
+        "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 131072,
+        "final_logit_softcapping": 30.0,
+        "tie_word_embeddings": True,
+        "layer_types": kinds * (layers // period),
+        "rope_parameters": {
+            "full_attention": {
+                "partial_rotary_factor": 0.25,
+                "rope_theta": 1000000.0,
+                "rope_type": "proportional",
+            },
+            "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"},
+        },
+    }
+    add(name, kind, sizes, GEMMA4, text_config=text_config | text)
+
+
+gemma4(
+    "google/gemma-4-E2B-it",
+    "gemma4",
+    (35, 1536, 8, 6144, 262144),
+    1,
+    5,
+    sliding_window=512,
+    sliding_window_pattern=5,
+    use_double_wide_mlp=True,
+    num_kv_shared_layers=20,
+    hidden_size_per_layer_input=256,
+    vocab_size_per_layer_input=262144,
+    attention_k_eq_v=False,
+)
+gemma4(
+    "google/gemma-4-E4B-it",
+    "gemma4",
+    (42, 2560, 8, 10240, 262144),
+    2,
+    6,
+    sliding_window=512,
+    use_double_wide_mlp=False,
+    num_kv_shared_layers=18,
+    hidden_size_per_layer_input=256,
+    vocab_size_per_layer_input=262144,
+    attention_k_eq_v=False,
+    enable_moe_block=False,
+)
+gemma4(
+    "google/gemma-4-31B-it",
+    "gemma4",
+    (60, 5376, 32, 21504, 262144),
+    16,
+    6,
+    sliding_window=1024,
+    use_double_wide_mlp=False,
+    num_kv_shared_layers=0,
+    num_global_key_value_heads=4,
+    hidden_size_per_layer_input=None,
+    attention_k_eq_v=True,
+)
+gemma4(
+    "google/gemma-4-12B-it",
+    "gemma4_unified",
+    (48, 3840, 16, 15360, 262144),
+    8,
+    6,
+    sliding_window=1024,
+    use_double_wide_mlp=False,
+    num_kv_shared_layers=0,
+    num_global_key_value_heads=1,
+    hidden_size_per_layer_input=0,
+    vocab_size_per_layer_input=262144,
+    attention_k_eq_v=True,
+    enable_moe_block=False,
+)
+# The text model of one of them as transformers 5 writes it, recalled.
+add(
+    "google/gemma-4-E2B, its text model",
+    "gemma4_text",
+    (35, 1536, 8, 6144, 262144),
+    **RELEASES["google/gemma-4-E2B-it"].values["text_config"],
+)
 bart(
     "facebook/m2m100_418M",
     "m2m_100",

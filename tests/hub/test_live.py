@@ -252,33 +252,55 @@ def test_sizes_are_those_of_the_class_without_memory(name):
         assert sum(value.numel() for value in model.parameters()) == int(expected), size
 
 
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 20,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "image_size": 28,
+    "patch_size": 14,
+}
+# (case of the text model, the wrapper's class and config, the other keys of its config)
+WITH_IMAGES = {
+    "gemma3": (
+        "gemma3",
+        "Gemma3",
+        {"vision_config": VISION, "mm_tokens_per_image": 4, "image_token_index": 60},
+    ),
+    "gemma4": (
+        "gemma4",
+        "Gemma4",
+        {"vision_config": VISION, "audio_config": None, "image_token_id": 58, "audio_token_id": 59},
+    ),
+    "gemma4 unified": (
+        "gemma4-dense",
+        "Gemma4Unified",
+        {"vision_config": None, "audio_config": None, "image_token_id": 58, "audio_token_id": 59},
+    ),
+}
+
+
 @pytest.mark.long
-def test_the_text_model_of_a_model_of_texts_and_images(tmp_path):
-    """Gemma 3's wrapper: its logits of texts; the export is the text model's class."""
+@pytest.mark.parametrize("name", WITH_IMAGES)
+def test_the_text_model_of_a_model_of_texts_and_images(name, tmp_path):
+    """A wrapper's logits of texts; the export is the text model's class."""
     import torch
     import transformers
 
     from tests.hub import judge
-    from tests.hub.cases_decoder import GEMMA, LLAMA
 
-    vision = {
-        "hidden_size": 16,
-        "intermediate_size": 20,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "image_size": 28,
-        "patch_size": 14,
-    }
+    text_case, classes, others = WITH_IMAGES[name]
+    text_config = dict(CASES[text_case].config)
+    if classes == "Gemma4Unified":
+        text_config = {key: value for key, value in text_config.items() if "per_layer_input" not in key}
     case = dataclasses.replace(
-        CASES["gemma3"],
-        architecture="Gemma3ForConditionalGeneration",
-        config_class="Gemma3Config",
-        config={
-            "text_config": LLAMA | GEMMA,
-            "vision_config": vision,
-            "mm_tokens_per_image": 4,
-            "image_token_index": 60,
-        },
+        CASES[text_case],
+        architecture=f"{classes}ForConditionalGeneration",
+        config_class=f"{classes}Config",
+        config={"text_config": text_config, **others},
+        padding="right",
     )
     model = judge.make(case)
     made = inputs(case, 50, 0)
@@ -289,7 +311,8 @@ def test_the_text_model_of_a_model_of_texts_and_images(tmp_path):
     checkpoint = open_folder(tmp_path / "theirs")
     assert difference(run(checkpoint, made)["logits"], wanted, made["mask"]) < TOLERANCE
     save_folder(tmp_path / "ours", checkpoint.family, checkpoint.config, checkpoint.read())
-    again, info = transformers.Gemma3ForCausalLM.from_pretrained(
+    text_class = getattr(transformers, CASES[text_case].architecture)
+    again, info = text_class.from_pretrained(
         tmp_path / "ours", output_loading_info=True, attn_implementation="eager"
     )
     assert not info["missing_keys"] and not info["unexpected_keys"]

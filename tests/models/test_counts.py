@@ -122,6 +122,12 @@ def tiny(base):
     if base.kind == "bilstm":
         characters = CharacterConfig(width=4, filters=((1, 8), (3, 16)), num_highways=2)
         changes |= {"recurrent.cell_dim": 24, "recurrent.characters": characters}
+    if part.global_head_dim:
+        # Features of some sizes too: a period that has keys, and one that shares them.
+        changes |= {"num_layers": 2 * len(part.window_pattern), "attention.global_head_dim": 24}
+        changes |= {"attention.global_kv_heads": 1, "attention.global_tied_values": True}
+        changes |= {"attention.shared_layers": len(part.window_pattern), "feedforward.shared_multiplier": 2}
+        changes |= {"embedding.per_layer_dim": 8}
     if base.embedding.cutoffs:
         changes |= {"embedding.cutoffs": (20, 50), "embedding.divisor": 2}
     changes |= {"execution": ExecutionConfig(unroll=1)}
@@ -173,7 +179,9 @@ def test_nonembedding_parameters_are_the_kernels_of_the_layers(objective):
     assert nonembedding_params(module.model) == kernels(module, batch)
 
 
-@pytest.mark.parametrize("name", ["deberta", "deberta-v2", "mixtral", "elmo", "transformer-xl", "mamba2"])
+@pytest.mark.parametrize(
+    "name", ["deberta", "deberta-v2", "gemma4", "mixtral", "elmo", "transformer-xl", "mamba2"]
+)
 def test_nonembedding_parameters_of_families(name):
     model = tiny(FAMILIES.load(name).base)
     module, batch = changed(OBJECTIVE_OF[model.kind], {})

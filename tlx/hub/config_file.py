@@ -172,6 +172,8 @@ def _explicit(config: ModelConfig) -> ModelConfig:
             "num_decoder_heads": 0 if has_same_heads else config.num_decoder_heads,
             "decoder_ff_dim": 0 if decoder.ff_dim == block.ff_dim else decoder.ff_dim,
             "attention.num_kv_heads": block.num_kv_heads,
+            "attention.global_kv_heads": config.attention.global_head_dim
+            and (config.attention.global_kv_heads or block.num_kv_heads),
             "feedforward.ff_dim": block.ff_dim,
             "num_decoder_layers": config.decoder_layers,
             "mixer": () if block.mixers == ("attention",) else _shortest(config.mixer),

@@ -267,7 +267,7 @@ def _names(row: WeightMapping, shape: tuple[int, ...]) -> list[tuple[str, tuple[
         return [(row.name, ())]
     layers = []
     for i in range(shape[0]):
-        group, inner = divmod(i, row.group_layers)
+        group, inner = divmod(row.layers[i] if row.layers else i, row.group_layers)
         name = row.name.replace("{layer}", str(group + row.first)).replace("{inner}", str(inner))
         layers.append((name, (i,)))
     if "{expert}" not in row.name:

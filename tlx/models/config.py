@@ -4,7 +4,14 @@ import dataclasses
 from typing import Literal, NamedTuple
 
 from tlx.base.errors import ConfigError, one_of
-from tlx.models.config_checks import check_evolved, check_prefix_network, check_quantization, divisors, short
+from tlx.models.config_checks import (
+    check_evolved,
+    check_prefix_network,
+    check_quantization,
+    check_unlike_layers,
+    divisors,
+    short,
+)
 from tlx.nn.config import (
     LORA_TARGETS,
     MIXERS,
@@ -144,6 +151,10 @@ class ModelConfig:
     residual_multiplier: float = 1.0
     """Factor of what each part adds to the stream (Granite); not for block_layout "post"."""
 
+    layer_scalars: bool = False
+    """Whether the output of each layer is multiplied by a number of its own, from a checkpoint and not learned
+    (Gemma 4); of decoders with block_layout "sandwich"."""
+
     share_layers: bool = False
     """One layer's parameters for all layers (ALBERT)."""
 
@@ -274,6 +285,8 @@ class ModelConfig:
             quantization=self.quantization,
             mixer=self.mixer,
             state_space=self.state_space,
+            per_layer_dim=self.embedding.per_layer_dim,
+            layer_scalars=self.layer_scalars,
         )
 
     def validate(self) -> None:
@@ -281,6 +294,7 @@ class ModelConfig:
         _check_sizes(self)
         _check_kind(self)
         _check_mixers(self)
+        check_unlike_layers(self)
         _check_experts(self)
         _check_first_norm(self)
         _check_sharing(self)

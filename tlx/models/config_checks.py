@@ -1,4 +1,4 @@
-"""Checks of a ModelConfig: the Evolved Transformer's cells, quantisation, networks of prefixes."""
+"""Checks of a ModelConfig: the Evolved Transformer's cells, quantisation, networks of prefixes, unlike layers."""
 
 import math
 from collections.abc import Sequence
@@ -118,6 +118,71 @@ def check_prefix_network(model: "ModelConfig") -> None:
             f"model.adapters.prefix_hidden = {adapters.prefix_hidden} needs prefix_length, and layers of their own, "
             "without bottleneck.width, in an encoder, decoder or encoder_decoder with another block_layout than "
             "'evolved'"
+        )
+
+
+def check_unlike_layers(model: "ModelConfig") -> None:
+    """Raise ConfigError where layers of unlike sizes, shared keys or vectors of each layer exclude another part."""
+    attention = model.attention
+    sizes = {
+        "attention.global_head_dim": attention.global_head_dim,
+        "attention.shared_layers": attention.shared_layers,
+        "embedding.per_layer_dim": model.embedding.per_layer_dim,
+        "layer_scalars": int(model.layer_scalars),
+    }
+    for name, size in sizes.items():
+        if size < 0:
+            raise ConfigError(f"model.{name} = {size} must be 0 (none) or more")
+    if (attention.global_kv_heads or attention.global_tied_values) and not attention.global_head_dim:
+        raise ConfigError(
+            "model.attention.global_kv_heads and global_tied_values need model.attention.global_head_dim"
+        )
+    if attention.global_kv_heads < 0 or attention.num_heads % (attention.global_kv_heads or 1):
+        raise ConfigError(
+            f"model.attention.global_kv_heads = {attention.global_kv_heads} does not divide num_heads = "
+            f"{attention.num_heads}; choose 0 or one of {short(divisors(attention.num_heads))}"
+        )
+    multiplier = model.feedforward.shared_multiplier
+    if multiplier < 1 or (multiplier > 1 and not attention.shared_layers):
+        raise ConfigError(
+            f"model.feedforward.shared_multiplier = {multiplier} must be 1, or more with attention.shared_layers"
+        )
+    set_fields = [name for name, size in sizes.items() if size]
+    if set_fields:
+        _check_parts_beside(model, set_fields[0])
+    if attention.shared_layers:
+        _check_shared_layers(model)
+
+
+def _check_parts_beside(model: "ModelConfig", name: str) -> None:
+    """Raise ConfigError where a model with the field `name` of unlike layers has a part that does not go with it."""
+    is_sandwich = model.kind == "decoder" and model.block_layout == "sandwich"
+    if not is_sandwich or model.share_layers or model.mixer or model.feedforward.num_experts:
+        raise ConfigError(
+            f"model.{name}: only a decoder with block_layout = 'sandwich', without share_layers, mixer and experts, "
+            "has such layers"
+        )
+    adapters = model.adapters
+    if adapters.prefix_length or adapters.prompt_length or model.quantization.bits:
+        raise ConfigError(
+            f"model.{name}: not with adapters.prefix_length, adapters.prompt_length and quantization.bits"
+        )
+    if model.parametrization.name != "standard" or model.position.kind not in ("none", "rotary"):
+        raise ConfigError(
+            f"model.{name} needs parametrization.name = 'standard' and position.kind = 'rotary' or 'none'"
+        )
+
+
+def _check_shared_layers(model: "ModelConfig") -> None:
+    """Raise ConfigError where a layer without keys has none before it to attend to."""
+    attention = model.attention
+    pattern = attention.window_pattern or (attention.window,)
+    has_window = [bool(pattern[i % len(pattern)]) for i in range(model.num_layers)]
+    first = model.num_layers - attention.shared_layers
+    if first < 1 or not set(has_window[first:]) <= set(has_window[:first]):
+        raise ConfigError(
+            f"model.attention.shared_layers = {attention.shared_layers}: before these of model.num_layers = "
+            f"{model.num_layers} must be a layer of each of their kinds, with a window and without one"
         )
 
 

@@ -111,8 +111,33 @@ def _source_encoder(cfg: ModelConfig) -> BlockConfig:
 
 def _attention_params(block: BlockConfig) -> int:
     """Kernels of queries, keys, values and output of one layer."""
-    heads = block.attention.num_heads
-    return block.width * block.head_dim * 2 * (heads + block.num_kv_heads)
+    heads = 2 * block.attention.num_heads + _num_key_kernels(block) * block.num_kv_heads
+    return block.width * block.head_dim * heads
+
+
+def _num_key_kernels(block: BlockConfig) -> int:
+    """Kernels of keys and values of one layer: two, one where they are tied, none where an earlier layer has them."""
+    if block.keys == "shared":
+        return 0
+    return 1 if block.attention.global_tied_values else 2
+
+
+def _layers(block: BlockConfig) -> list[BlockConfig]:
+    """Configs of all layers of a stack, which have the sizes of each."""
+    if not block.has_unlike_layers:
+        return [block] * block.num_layers
+    return [block.layer(index) for index in range(block.num_layers)]
+
+
+def _per_layer_params(block: BlockConfig) -> int:
+    """Kernels at the end of all layers through which they read something besides the stream."""
+    return 2 * block.num_layers * block.width * block.per_layer_dim
+
+
+def _per_layer_inputs(block: BlockConfig, rows: int, length: int) -> int:
+    """The projection before the first layer of what all layers read, and the products at their ends."""
+    projection = block.num_layers * block.width * block.per_layer_dim
+    return 2 * rows * length * (projection + _per_layer_params(block))
 
 
 def _state_space_params(block: BlockConfig) -> int:
@@ -177,13 +202,15 @@ def _stack_params(block: BlockConfig) -> int:
     if block.block_layout == "evolved":
         attention = block.num_attentions * _attention_params(block)
         return block.num_layers * (attention + _evolved_params(block))
-    num_attending = len(block.layers_with("attention"))
+    layers = _layers(block)
     num_recurrent = len(block.layers_with("state_space"))
-    mixers = num_attending * _attention_params(block)
+    mixers = sum(_attention_params(layers[index]) for index in block.layers_with("attention"))
     mixers += num_recurrent * (_state_space_params(block) + _convolution_params(block))
-    layer = 0
+    mixers += _per_layer_params(block)
     if not part.absent:
-        layer += num_matrices * block.width * block.ff_dim * max(1, part.num_experts)
+        ff_dims = sum(layer.ff_dim for layer in layers)
+        mixers += num_matrices * block.width * ff_dims * max(1, part.num_experts)
+    layer = 0
     # The router.
     layer += block.width * part.num_experts
     projection = block.width * block.attention.num_heads * block.head_dim
@@ -228,7 +255,7 @@ def _attend(block: BlockConfig, rows: int, queries: int, keys: int) -> int:
 
 
 def _keys_values(block: BlockConfig, rows: int, keys: int) -> int:
-    return 2 * rows * keys * block.width * 2 * block.num_kv_heads * block.head_dim
+    return 2 * rows * keys * block.width * _num_key_kernels(block) * block.num_kv_heads * block.head_dim
 
 
 def _feedforward(block: BlockConfig, rows: int, length: int) -> int:
@@ -299,8 +326,12 @@ def _stack(block: BlockConfig, rows: int, length: int, memory: int, cross: int =
         return block.num_layers * layer, 0
     keys = memory + length
     constant = 0
-    attention = _attend(block, rows, length, keys) + _keys_values(block, rows, keys)
-    mixers = len(block.layers_with("attention")) * attention
+    layers = _layers(block)
+    mixers = sum(
+        _attend(layers[index], rows, length, keys) + _keys_values(layers[index], rows, keys)
+        for index in block.layers_with("attention")
+    )
+    mixers += _per_layer_inputs(block, rows, length)
     if "state_space" in block.mixers:
         mixers += len(block.layers_with("state_space")) * _state_space(block, rows, length)
     layer = 0
@@ -308,7 +339,7 @@ def _stack(block: BlockConfig, rows: int, length: int, memory: int, cross: int =
         products, constant = _experts(block, rows, length)
         layer += products
     elif not block.feedforward.absent:
-        layer += _feedforward(block, rows, length)
+        mixers += sum(_feedforward(layer_config, rows, length) for layer_config in layers)
     if block.position.kind == "disentangled":
         layer += _disentangled(block, rows, length)
     if block.position.kind == "relative_sinusoidal":

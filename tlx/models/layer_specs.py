@@ -59,7 +59,7 @@ def layer_specs(cfg: BlockConfig, *, convolution: bool = False, query_passes: in
     last = cfg.num_layers - 1
     return [
         LayerSpec(
-            block=cfg.layer(index % cfg.period),
+            block=cfg.layer(index),
             attention_norm=cfg.norm.before_first_layer or index > 0,
             convolution=convolution and index == 0,
             query_passes=query_passes if index == last else 0,
@@ -79,8 +79,12 @@ def group_layers(specs: Sequence[LayerSpec]) -> list[LayerGroup]:
     """
     groups: list[LayerGroup] = []
     for index, spec in enumerate(specs):
-        # A layer outside the pattern ends the group before it and begins one of its own.
-        if groups and spec.in_pattern and groups[-1].specs[-1].in_pattern:
+        # A layer outside the pattern ends the group before it and begins one of its own; layers without keys have
+        # other parts than the pattern's before them.
+        is_continued = groups and (groups[-1].specs[-1].block.keys == "shared") == (
+            spec.block.keys == "shared"
+        )
+        if is_continued and spec.in_pattern and groups[-1].specs[-1].in_pattern:
             groups[-1] = LayerGroup(groups[-1].start, (*groups[-1].specs, spec))
         else:
             groups.append(LayerGroup(index, (spec,)))

@@ -112,8 +112,8 @@ def output(cfg: ModelConfig) -> Output | AdaptiveOutput:
     )
 
 
-def token_table(cfg: ModelConfig) -> TokenTable | ClusterTables:
-    """Make the module that looks up the vectors of ids."""
+def token_table(cfg: ModelConfig, width: int = 0) -> TokenTable | ClusterTables:
+    """Make the module that looks up the vectors of ids, of `width` or, where it is 0, of the config's."""
     part = cfg.embedding
     dtype = cfg.block("encoder").dtype
     if part.cutoffs:
@@ -129,7 +129,7 @@ def token_table(cfg: ModelConfig) -> TokenTable | ClusterTables:
         )
     return TokenTable(
         padded_size=cfg.padded_vocab,
-        width=part.width or cfg.width,
+        width=width or part.width or cfg.width,
         std=cfg.init.embedding_stddev,
         dtype=dtype,
         param_dtype=cfg.param_dtype,
@@ -153,6 +153,8 @@ class Transformer(nn.Module):
         """Create parameters and submodules."""
         cfg = self.cfg
         self.embedding = token_table(cfg)
+        if cfg.embedding.per_layer_dim:
+            self.per_layer_embedding = token_table(cfg, cfg.num_layers * cfg.embedding.per_layer_dim)
         if cfg.embedding.encoder_table:
             self.encoder_embedding = token_table(cfg)
         if cfg.source_encoder_layers:
@@ -325,13 +327,13 @@ class Transformer(nn.Module):
             The cache.
         """
         block = self.cfg.block("decoder")
-        num_attending = len(block.layers_with("attention"))
+        layout = caches.layout(block)
         cache = caches.empty(
-            num_attending * block.num_attentions,
+            layout.num_entries,
             batch_size,
             length,
-            block.num_kv_heads,
-            block.head_dim,
+            layout.kv_heads,
+            layout.head_dim,
             jnp.dtype(block.dtype),
         )
         if block.block_layout == "evolved":
@@ -359,8 +361,14 @@ class Transformer(nn.Module):
         Returns:
             (hidden states [B, T, D], the cache with these tokens).
         """
-        hidden_BTD, cache = self.decoder.step(self.embedding(tokens_BT), positions_BT, segments_BT, cache)
+        hidden_BTD, cache = self.decoder.step(
+            self.embedding(tokens_BT), positions_BT, segments_BT, cache, self._token_rows(tokens_BT)
+        )
         return self._transformed(hidden_BTD), cache
+
+    def _token_rows(self, tokens_BT: jax.Array) -> jax.Array | None:
+        """Rows of the table that each layer reads a part of; None: there is none."""
+        return self.per_layer_embedding(tokens_BT) if self.cfg.embedding.per_layer_dim else None
 
     def _transformed(self, hidden: jax.Array) -> jax.Array:
         """Hidden states as the output kernel reads them."""
@@ -369,6 +377,7 @@ class Transformer(nn.Module):
     def _run_only_stack(self, batch: Batch, inputs: StackInputs, keys: jax.Array | None) -> StackOutputs:
         """Run the one stack of an encoder or a decoder."""
         stack = self.encoder if self.cfg.kind == "encoder" else self.decoder
+        inputs = inputs._replace(token_rows_BTE=self._token_rows(batch["tokens"]))
         return stack(self.embedding(batch["tokens"]), inputs, keys_B=keys)
 
 

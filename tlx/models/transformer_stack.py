@@ -1,4 +1,7 @@
-"""A stack of layers with what goes before and after it: embeddings in, normalised hidden states out."""
+"""A stack of layers with what goes before and after it: embeddings in, normalised hidden states out.
+
+Shapes: U size of what a layer reads of a token besides the stream.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
@@ -10,8 +13,10 @@ import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.models.layer_specs import LayerGroup, LayerSpec, group_layers, layer_specs
+from tlx.nn import cache as caches
 from tlx.nn.adapter_modules import PrefixNetwork
-from tlx.nn.block import Block, BlockInputs, BlockOutputs
+from tlx.nn.attention import KeysValues
+from tlx.nn.block import Block, BlockInputs, BlockOutputs, StoredKeys
 from tlx.nn.bottleneck import BottleneckBlock
 from tlx.nn.cache import KVCache, LayerCache
 from tlx.nn.config import BlockConfig
@@ -25,6 +30,7 @@ from tlx.nn.fusion import fusion_barrier
 from tlx.nn.kernels.choice import kernel_name
 from tlx.nn.mask import Mask
 from tlx.nn.norm import Norm
+from tlx.nn.per_layer import PerLayerInputs
 from tlx.nn.position import BucketedBias, alibi, per_device_bias
 from tlx.nn.stack import Layer, Pattern, layer_params, run_layers
 
@@ -64,6 +70,9 @@ class StackInputs(NamedTuple):
 
     query_passes: int = 0
     """Number of times that the last layer runs on these queries, each time on its previous output; 0: no queries."""
+
+    token_rows_BTE: jax.Array | None = None
+    """float[B, T, L U]: the tokens' rows of the table that each layer reads a part of; None: there is none."""
 
 
 class StackOutputs(NamedTuple):
@@ -118,6 +127,8 @@ class TransformerStack(nn.Module):
             )
         if cfg.adapters.prefix_hidden:
             self.prefix_network = PrefixNetwork(cfg)
+        if cfg.per_layer_dim:
+            self.per_layer_inputs = PerLayerInputs(cfg)
         if cfg.block_layout != "post":
             self.final_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
 
@@ -146,39 +157,23 @@ class TransformerStack(nn.Module):
         x_BTD = self.front(x_BTE, inputs.positions_BT, inputs.types_BT, keys_B, inputs.languages_BT)
         block_inputs = self._block_inputs(x_BTD, inputs)
         keeps_inputs = return_layer_inputs or _memory_length(inputs) > 0
+        per_layer_LBTU = self._per_layer(x_BTD, inputs.token_rows_BTE)
 
         def make_layer(spec: LayerSpec) -> Layer:
-            block = make_block(spec.block, spec.attention_norm)
-            mask = block_inputs.mask._replace(window=spec.block.attention.window)
-
-            def layer(params: Any, x: jax.Array, index: jax.Array, memory_BMD: jax.Array | None):
-                layer_inputs = block_inputs._replace(
-                    mask=mask, keys_B=fold(keys_B, index), memory_BMD=memory_BMD
-                )
-                out = cast(BlockOutputs, block.apply({"params": params}, x, layer_inputs))
-                return out.hidden, (x if keeps_inputs else None, _expert_loads(out.routing, segments_BT))
-
-            def layer_on_queries(params: Any, source: jax.Array, index: jax.Array, memory_BMD: None):
+            of_block = block_inputs._replace(keys_B=keys_B)
+            if spec.query_passes:
                 assert inputs.query_BTD is not None
-                # The queries start from the source plus vectors of their own, and always attend to the
-                # source.
-                x = source + inputs.query_BTD
-                for i in range(spec.query_passes):
-                    layer_inputs = block_inputs._replace(
-                        mask=mask, keys_B=fold(keys_B, index + i), source_BTD=source
-                    )
-                    out = cast(BlockOutputs, block.apply({"params": params}, x, layer_inputs))
-                    x = out.hidden
-                return x, None
-
-            return layer_on_queries if spec.query_passes else layer
+                return _layer_on_queries(spec, of_block, inputs.query_BTD)
+            return _layer(spec, of_block, segments_BT if cfg.feedforward.num_experts else None, keeps_inputs)
 
         def init(key: jax.Array) -> Any:
             # Every layer's parameters are those of a whole layer: the config of the pattern, no window.
             mask = Mask(segments_BT, segments_BT)
             block = make_block(cfg)
             # No bias: initial values do not depend on it.
-            params: Any = block.init(key, x_BTD, block_inputs._replace(mask=mask, bias=None))["params"]
+            own = None if per_layer_LBTU is None else per_layer_LBTU[0]
+            layer_inputs = block_inputs._replace(mask=mask, bias=None, per_layer_BTU=own)
+            params: Any = block.init(key, x_BTD, layer_inputs)["params"]
             return _without_made(params, cfg)
 
         blocks = self._blocks(init)
@@ -188,11 +183,13 @@ class TransformerStack(nn.Module):
         groups = group_layers(specs)
         # Sliced before the first layer runs: slices of parameters depend on nothing else.
         group_params = [self._params_of(blocks, group) for group in groups]
-        memory_LBMD = _memory_by_layer(inputs)
+        of_layers = (_memory_by_layer(inputs), per_layer_LBTU)
         y_BTD = x_BTD
+        stored_keys = self._no_stored_keys(x_BTD)
         outputs = (None, None)
         for group, params in zip(groups, group_params, strict=True):
-            y_BTD, outputs = self._run_group(group, params, make_layer, y_BTD, memory_LBMD)
+            carry = (y_BTD, stored_keys)
+            (y_BTD, stored_keys), outputs = self._run_group(group, params, make_layer, carry, of_layers)
             if group.specs[-1].convolution:
                 y_BTD = self.convolution(x_BTD, y_BTD, segments_BT, keys_B)
         if len(groups) > 1:
@@ -250,7 +247,12 @@ class TransformerStack(nn.Module):
         return key_value
 
     def step(
-        self, x_BTE: jax.Array, positions_BT: jax.Array, segments_BT: jax.Array, cache: KVCache
+        self,
+        x_BTE: jax.Array,
+        positions_BT: jax.Array,
+        segments_BT: jax.Array,
+        cache: KVCache,
+        token_rows_BTE: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache]:
         """Run a decoder on the next T tokens of each row.
 
@@ -259,6 +261,7 @@ class TransformerStack(nn.Module):
             positions_BT: int[B, T], their positions inside the documents.
             segments_BT: int[B, T], their segments; 0 is padding.
             cache: keys and values of the tokens before.
+            token_rows_BTE: as in StackInputs.
 
         Returns:
             (hidden states [B, T, D], the cache with these tokens).
@@ -286,23 +289,23 @@ class TransformerStack(nn.Module):
             cross_mask=cross_mask,
         )
         x_BTD = self.front(x_BTE, positions_BT, None, None)
+        first_entry_L = np.array(caches.layout(cfg).first, np.int32)
 
         def make_layer(spec: LayerSpec) -> Layer:
             block = make_block(spec.block, spec.attention_norm)
             mask = block_inputs.mask._replace(window=spec.block.attention.window)
-            # A cache has the layers of its own mixer alone.
-            layers = cfg.layers_with(*spec.block.mixers)
-            index_in_cache_L = np.searchsorted(layers, np.arange(cfg.num_layers)).astype(np.int32)
 
-            def layer(params: Any, carry: tuple[Any, ...], index: jax.Array, encoded_key_value: Any):
+            def layer(params: Any, carry: tuple[Any, ...], index: jax.Array, own: tuple[Any, Any]):
                 # The cache of all layers is in the carry, where each layer updates it in place.
                 x, key, value, states = carry
-                if cfg.mixer:
-                    index = jnp.asarray(index_in_cache_L)[index]
+                encoded_key_value, per_layer_BTU = own
+                if cfg.mixer or cfg.has_unlike_layers:
+                    index = jnp.asarray(first_entry_L)[index]
                 layer_inputs = block_inputs._replace(
                     mask=mask,
                     cache=LayerCache(key, value, index, start, states, last_segment_B),
                     encoded_keys_values=encoded_key_value,
+                    per_layer_BTU=per_layer_BTU,
                 )
                 out = cast(BlockOutputs, block.apply({"params": params}, x, layer_inputs))
                 assert out.cache is not None
@@ -313,9 +316,9 @@ class TransformerStack(nn.Module):
         groups = group_layers(layer_specs(cfg))
         blocks = self._blocks()
         carry = (x_BTD, cache.key, cache.value, cache.states)
+        of_layers = (encoded, self._per_layer(x_BTD, token_rows_BTE))
         for group in groups:
-            # An encoder's keys and values are those of a single group: all layers of such a decoder are alike.
-            carry, _ = self._run_group(group, self._params_of(blocks, group), make_layer, carry, encoded)
+            carry, _ = self._run_group(group, self._params_of(blocks, group), make_layer, carry, of_layers)
         y_BTD, key, value, states = carry
         cache = cache._replace(
             key=key, value=value, states=states, segments=segments, num_filled=start + length
@@ -348,6 +351,23 @@ class TransformerStack(nn.Module):
             cross_mask=cross_mask,
             distances_RD=self.distances() if cfg.position.kind == "disentangled" else None,
         )
+
+    def _per_layer(self, x_BTD: jax.Array, token_rows_BTE: jax.Array | None) -> jax.Array | None:
+        """What each layer reads of the tokens besides the stream, [L, B, T, U]; None: nothing."""
+        if not self.cfg.per_layer_dim:
+            return None
+        assert token_rows_BTE is not None
+        return self.per_layer_inputs(x_BTD, token_rows_BTE)
+
+    def _no_stored_keys(self, x_BTD: jax.Array) -> StoredKeys:
+        """Zeros in place of the keys that layers share, before the first of them; of other stacks nothing."""
+
+        def zeros(layer: BlockConfig) -> KeysValues:
+            shape = (*x_BTD.shape[:2], layer.num_kv_heads, layer.head_dim)
+            return KeysValues(jnp.zeros(shape, x_BTD.dtype), jnp.zeros(shape, x_BTD.dtype))
+
+        layers = self.cfg.attentions.values() if self.cfg.attention.shared_layers else ()
+        return {layer.shared_kind: zeros(layer) for layer in layers if layer.keys == "stored"}
 
     def _shared_bias(self, num_queries: int, num_keys: int, query_start: int | jax.Array) -> jax.Array | None:
         """The bias of all layers, learned or ALiBi's; None: positions are no such bias."""
@@ -388,6 +408,8 @@ class TransformerStack(nn.Module):
         Returns:
             (carry, outputs of the group's layers stacked; None of a layer on queries).
         """
+        if len(group.specs) < self.cfg.num_layers:
+            inputs = jax.tree.map(lambda x: x[group.start : group.stop], inputs)
         # One function for each kind of layer: equal layers share one traced program.
         functions = {spec: make_layer(spec) for spec in dict.fromkeys(group.specs)}
         layers = [functions[spec] for spec in group.specs]
@@ -439,7 +461,7 @@ class TransformerStack(nn.Module):
             partial["attention_norm"] = range(1, self.cfg.num_layers)
         if len(self.cfg.mixers) > 1:
             partial |= {mixer: self.cfg.layers_with(mixer) for mixer in self.cfg.mixers}
-        return partial
+        return partial | self.cfg.unlike_parts
 
     @property
     def _has_shared_bias(self) -> bool:
@@ -474,6 +496,68 @@ class TransformerStack(nn.Module):
         if self.cfg.position.absolute:
             return 0.0
         return self.cfg.dropout if self.cfg.position.kind in ("relative_bias", "relative_sinusoidal") else 0.0
+
+
+def _layer(spec: LayerSpec, inputs: BlockInputs, segments_BT: jax.Array | None, keeps_inputs: bool) -> Layer:
+    """Make the function that runs layers of a spec in a full pass.
+
+    Args:
+        spec: The layers.
+        inputs: What all layers read; masks have no window yet, and keys are those of the stack.
+        segments_BT: int[B, T], for the loads of experts; None without experts.
+        keeps_inputs: Whether the input of the layer is one of its outputs.
+
+    Returns:
+        The function: the carry is the stream and the keys that layers share, a layer's own inputs its memory and what
+        it reads besides the stream.
+    """
+    block = make_block(spec.block, spec.attention_norm)
+    mask = inputs.mask._replace(window=spec.block.attention.window)
+
+    def layer(params: Any, carry: tuple[jax.Array, StoredKeys], index: jax.Array, own: tuple[Any, Any]):
+        x, stored_keys = carry
+        memory_BMD, per_layer_BTU = own
+        layer_inputs = inputs._replace(
+            mask=mask,
+            keys_B=fold(inputs.keys_B, index),
+            memory_BMD=memory_BMD,
+            stored_keys=stored_keys,
+            per_layer_BTU=per_layer_BTU,
+        )
+        out = cast(BlockOutputs, block.apply({"params": params}, x, layer_inputs))
+        loads = None if segments_BT is None else _expert_loads(out.routing, segments_BT)
+        return (out.hidden, dict(out.stored_keys)), (x if keeps_inputs else None, loads)
+
+    return layer
+
+
+def _layer_on_queries(spec: LayerSpec, inputs: BlockInputs, query_BTD: jax.Array) -> Layer:
+    """Make the function that runs a layer on queries, which attend to its input.
+
+    Args:
+        spec: The layer, with the number of its passes.
+        inputs: As for `_layer`.
+        query_BTD: Added to the layer's input to make the first queries.
+
+    Returns:
+        The function.
+    """
+    block = make_block(spec.block, spec.attention_norm)
+    mask = inputs.mask._replace(window=spec.block.attention.window)
+
+    def layer(params: Any, carry: tuple[jax.Array, StoredKeys], index: jax.Array, own: None):
+        source, stored_keys = carry
+        # The queries start from the source plus vectors of their own, and always attend to the source.
+        x = source + query_BTD
+        for i in range(spec.query_passes):
+            layer_inputs = inputs._replace(
+                mask=mask, keys_B=fold(inputs.keys_B, index + i), source_BTD=source
+            )
+            out = cast(BlockOutputs, block.apply({"params": params}, x, layer_inputs))
+            x = out.hidden
+        return (x, stored_keys), None
+
+    return layer
 
 
 def _without_made(params: dict[str, Any], cfg: BlockConfig) -> dict[str, Any]:

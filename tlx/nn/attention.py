@@ -1,6 +1,7 @@
 """Multi-head attention: projections around a kernel, with positions of every kind."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -30,6 +31,29 @@ from tlx.parallel.sharding import constrain
 
 QUERY_DIMS = ("batch", "sequence", "heads", "head_dim")
 KEY_DIMS = ("batch", "sequence", "kv_heads", "head_dim")
+
+
+class KeysValues(NamedTuple):
+    """Keys and values of a sequence, as a kernel reads them."""
+
+    key: jax.Array
+    """[B, S, G, H]."""
+
+    value: jax.Array
+    """[B, S, G, H]."""
+
+
+class Attended(NamedTuple):
+    """Outputs of attention."""
+
+    hidden: jax.Array
+    """float[B, T, D]."""
+
+    cache: LayerCache | None
+    """The cache with the new keys and values."""
+
+    keys_values: KeysValues
+    """What was attended to."""
 
 
 class Attention(nn.Module):
@@ -63,9 +87,12 @@ class Attention(nn.Module):
         key_bias = part.qkv_bias and part.key_bias
         width = self.query_key_width or cfg.width
         self.query = self._linear("query", (width,), query_shape, query_names, query_std, part.qkv_bias)
-        self.key = self._linear("key", (width,), key_shape, key_names, std, key_bias)
-        value_width = self.value_width or cfg.width
-        self.value = self._linear("value", (value_width,), key_shape, key_names, std, part.qkv_bias)
+        has_keys = cfg.keys != "shared"
+        if has_keys:
+            self.key = self._linear("key", (width,), key_shape, key_names, std, key_bias)
+        if has_keys and not part.global_tied_values:
+            value_width = self.value_width or cfg.width
+            self.value = self._linear("value", (value_width,), key_shape, key_names, std, part.qkv_bias)
         out_std = cfg.residual_std(part.num_heads * cfg.head_dim)
         out_names = ("heads", "head_dim", "embed")
         self.out = self._linear("out", query_shape, (cfg.width,), out_names, out_std, part.out_bias)
@@ -75,7 +102,10 @@ class Attention(nn.Module):
             self.disentangled = DisentangledLogits(cfg)
         if part.qk_norm:
             self.query_norm = self._head_norm(part.num_heads)
+        if part.qk_norm and has_keys:
             self.key_norm = self._head_norm(cfg.num_kv_heads)
+        if part.value_norm and has_keys:
+            self.value_norm = Norm(cfg.norm, cfg.head_dim, cfg.param_dtype, has_scale=False)
         if self._has_bias_table:
             self.position_bias = BucketedBias(cfg)
         if cfg.adapters.prefix_length and not self.cross:
@@ -84,7 +114,7 @@ class Attention(nn.Module):
     def __call__(
         self,
         x_BTD: jax.Array,
-        source_BSD: jax.Array,
+        source_BSD: jax.Array | KeysValues,
         mask: Mask,
         *,
         bias: jax.Array | None = None,
@@ -92,12 +122,13 @@ class Attention(nn.Module):
         keys_B: jax.Array | None = None,
         cache: LayerCache | None = None,
         distances_RD: jax.Array | None = None,
-    ) -> tuple[jax.Array, LayerCache | None]:
+    ) -> Attended:
         """Attend from x to a source.
 
         Args:
             x_BTD: what queries are made of.
-            source_BSD: what keys and values are made of: x itself, memory and x, or the encoder's output.
+            source_BSD: what keys and values are made of: x itself, memory and x, or the encoder's output; or keys
+                and values of an earlier layer, which has written them into the cache.
             mask: which keys each query may attend to.
             bias: float[1 or devices, N, T, S], the stack's bias by relative position; None: none.
             positions_BT: int[B, T], positions inside the documents, for rotary embeddings.
@@ -106,16 +137,19 @@ class Attention(nn.Module):
             distances_RD: the table of distances of disentangled attention.
 
         Returns:
-            (float[B, T, D], the cache with the new keys and values).
+            Hidden states, and the cache with the new keys and values.
         """
         cfg = self.cfg
+        if isinstance(source_BSD, KeysValues):
+            query = self.queries(x_BTD, positions_BT, keys_B)
+            key, value = source_BSD
         # By identity: only then do queries, keys and values read one array and may share a product.
-        if source_BSD is x_BTD:
+        elif source_BSD is x_BTD:
             query, key, value = self.queries_keys_values(x_BTD, positions_BT, keys_B)
         else:
             query = self.queries(x_BTD, positions_BT, keys_B)
             key, value = self.keys_values(source_BSD, positions_BT, keys_B)
-        if cache is not None:
+        if cache is not None and not isinstance(source_BSD, KeysValues):
             # Keys are stored rotated, so that no step rotates them again.
             cache, key, value = caches.write(cache, key, value)
         logits_bias: jax.Array | RelativeTerms | None = bias
@@ -128,7 +162,8 @@ class Attention(nn.Module):
         if self._has_bias_table:
             logits_bias = self.position_bias(query.shape[1], key.shape[1], mask.query_start)
         site = CROSS_ATTENTION_PROBABILITIES if self.cross else ATTENTION_PROBABILITIES
-        return self.attend(query, key, value, mask, logits_bias, keys_B, site), cache
+        hidden = self.attend(query, key, value, mask, logits_bias, keys_B, site)
+        return Attended(hidden, cache, KeysValues(key, value))
 
     def attend_to_encoded(
         self,
@@ -187,7 +222,9 @@ class Attention(nn.Module):
             [B, S, G, H] each.
         """
         if value_source_BSD is None:
-            key, value = self._project(x_BSD, (self.key, self.value), keys_B)
+            projected = self._project(x_BSD, self._of_keys_values, keys_B)
+            key = projected[0]
+            value = projected[-1]
         else:
             key = self.key(x_BSD, keys_B)
             value = self.value(value_source_BSD, keys_B)
@@ -206,9 +243,9 @@ class Attention(nn.Module):
         Returns:
             (queries, keys, values).
         """
-        query, key, value = self._project(x_BTD, (self.query, self.key, self.value), keys_B)
+        query, *projected = self._project(x_BTD, (self.query, *self._of_keys_values), keys_B)
         query = self._place_query(query, positions_BT)
-        key, value = self._place_key_value(key, value, positions_BT)
+        key, value = self._place_key_value(projected[0], projected[-1], positions_BT)
         return query, key, value
 
     def attend(
@@ -363,8 +400,10 @@ class Attention(nn.Module):
     def _place_key_value(
         self, key: jax.Array, value: jax.Array, positions_BS: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        """Normalise, rotate and shard keys; shard values."""
+        """Normalise, rotate and shard keys; shard values, and normalise them where the config says so."""
         key = self._normed_and_rotated(key, "key", positions_BS)
+        if self.cfg.attention.value_norm:
+            value = self.value_norm(value)
         key = constrain(key, KEY_DIMS)
         value = constrain(value, KEY_DIMS)
         key = self._tagged(key, "key")
@@ -408,6 +447,11 @@ class Attention(nn.Module):
         if self.cfg.position.shared_projections:
             return self.query(distances), self.key(distances)
         return self.disentangled.project(distances)
+
+    @property
+    def _of_keys_values(self) -> tuple[Linear, ...]:
+        """The projections of keys and values: one where they are tied."""
+        return (self.key,) if self.cfg.attention.global_tied_values else (self.key, self.value)
 
     @property
     def _has_bias_table(self) -> bool:

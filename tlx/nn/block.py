@@ -1,5 +1,9 @@
-"""One layer: attention or a state space, cross-attention and a feed-forward network around a residual stream."""
+"""One layer: attention or a state space, cross-attention and a feed-forward network around a residual stream.
 
+Shapes: U size of what a layer reads of a token besides the stream.
+"""
+
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -7,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from tlx.nn import cache as caches
 from tlx.nn.adapter_modules import BottleneckAdapter
-from tlx.nn.attention import Attention
+from tlx.nn.attention import Attended, Attention, KeysValues
 from tlx.nn.cache import LayerCache
 from tlx.nn.config import BlockConfig
 from tlx.nn.dropout import (
@@ -24,10 +29,17 @@ from tlx.nn.dropout import (
 from tlx.nn.feedforward import Experts, FeedForward, Routing
 from tlx.nn.mask import Mask
 from tlx.nn.norm import Norm
+from tlx.nn.per_layer import PerLayerGate
 from tlx.nn.state_space import StateSpace
-from tlx.parallel.sharding import constrain
+from tlx.parallel.sharding import constrain, logical
 
 RESIDUAL_DIMS = ("batch", "sequence", "activation_embed")
+
+StoredKeys = Mapping[str, KeysValues]
+"""Keys and values of the last layer of each kind that has some, by BlockConfig.shared_kind."""
+
+NO_KEYS: StoredKeys = {}
+"""Those of a stack whose layers share none, never changed."""
 
 
 class BlockInputs(NamedTuple):
@@ -66,6 +78,12 @@ class BlockInputs(NamedTuple):
     distances_RD: jax.Array | None = None
     """The stack's table of distances of disentangled attention."""
 
+    stored_keys: StoredKeys = NO_KEYS
+    """Keys and values of layers before, where layers share them; while decoding they stand in the cache."""
+
+    per_layer_BTU: jax.Array | None = None
+    """float[B, T, U]: what this layer reads of the tokens besides the stream (nn/per_layer.py); None: nothing."""
+
 
 class BlockOutputs(NamedTuple):
     """Outputs of a layer."""
@@ -78,6 +96,9 @@ class BlockOutputs(NamedTuple):
 
     routing: Routing | None
     """Which experts the tokens chose; None without experts."""
+
+    stored_keys: StoredKeys = NO_KEYS
+    """Those of the inputs, with the layer's own keys and values where later layers may attend to them."""
 
 
 class Stream(NamedTuple):
@@ -111,7 +132,8 @@ class Block(nn.Module):
         """Create parameters and submodules."""
         cfg = self.cfg
         if "attention" in cfg.mixers:
-            self.attention = Attention(cfg)
+            for name, layer in cfg.attentions.items():
+                setattr(self, name, Attention(layer))
         if "state_space" in cfg.mixers:
             self.state_space = StateSpace(cfg)
         if self.has_attention_norm:
@@ -120,7 +142,8 @@ class Block(nn.Module):
             self.cross_attention = Attention(cfg, cross=True)
             self.cross_norm = self._norm()
         if not cfg.feedforward.absent:
-            self.feedforward = Experts(cfg) if cfg.feedforward.num_experts else FeedForward(cfg)
+            for name, layer in cfg.feedforwards.items():
+                setattr(self, name, Experts(layer) if cfg.feedforward.num_experts else FeedForward(layer))
             if cfg.block_layout != "parallel_shared":
                 self.feedforward_norm = self._norm()
         if cfg.adapters.bottleneck_dim:
@@ -132,6 +155,11 @@ class Block(nn.Module):
             self.feedforward_post_norm = self._norm()
             if cfg.cross:
                 self.cross_post_norm = self._norm()
+        if cfg.per_layer_dim:
+            self.per_layer = PerLayerGate(cfg)
+        if cfg.layer_scalars:
+            ones = logical(nn.initializers.ones_init(), (None,))
+            self.layer_scalar = self.param("layer_scalar", ones, (1,), jnp.dtype(cfg.param_dtype))
 
     def __call__(self, x_BTD: jax.Array, inputs: BlockInputs) -> BlockOutputs:
         """Run the layer on the residual stream."""
@@ -139,14 +167,14 @@ class Block(nn.Module):
         if cfg.block_layout in ("parallel", "parallel_shared"):
             # Both parts read the stream before the layer, through one norm or each through its own.
             normed = self.attention_norm(x_BTD)
-            attended, cache = self._attend(normed, inputs)
+            attended, cache, _ = self._attend(normed, inputs)
             if cfg.block_layout == "parallel":
                 normed = self.feedforward_norm(x_BTD)
             fed, routing = self._feed(normed, inputs.keys_B)
             x_BTD = constrain(x_BTD + self._scaled(attended + fed), RESIDUAL_DIMS)
             return BlockOutputs(x_BTD, cache, routing)
         is_post = cfg.block_layout == "post"
-        y_BTD, cache = self._attend(self._as_read(x_BTD), inputs)
+        y_BTD, cache, stored_keys = self._attend(self._as_read(x_BTD), inputs)
         x_BTD = self._add(x_BTD, y_BTD)
         if is_post:
             x_BTD = self._attention_norm(x_BTD)
@@ -164,7 +192,13 @@ class Block(nn.Module):
         x_BTD = self._add(x_BTD, y_BTD)
         if is_post:
             x_BTD = self.feedforward_norm(x_BTD)
-        return BlockOutputs(constrain(x_BTD, RESIDUAL_DIMS), cache, routing)
+        if cfg.per_layer_dim:
+            assert inputs.per_layer_BTU is not None
+            x_BTD = x_BTD + self._scaled(self.per_layer(x_BTD, inputs.per_layer_BTU))
+        if cfg.layer_scalars:
+            # Of the checkpoint, not learned: the class of transformers has it as a buffer.
+            x_BTD = x_BTD * jax.lax.stop_gradient(self.layer_scalar).astype(x_BTD.dtype)
+        return BlockOutputs(constrain(x_BTD, RESIDUAL_DIMS), cache, routing, stored_keys)
 
     def content_logits(self, x_BTD: jax.Array, positions_BT: jax.Array) -> jax.Array:
         """Compute the attention logits of the layer whose input is x, float32[B, N, T, T]; see Attention."""
@@ -249,31 +283,50 @@ class Block(nn.Module):
     def _attention_norm(self, x: jax.Array) -> jax.Array:
         return self.attention_norm(x) if self.has_attention_norm else x
 
-    def _attend(self, x: jax.Array, inputs: BlockInputs) -> tuple[jax.Array, LayerCache | None]:
+    def _attend(self, x: jax.Array, inputs: BlockInputs) -> tuple[jax.Array, LayerCache | None, StoredKeys]:
         """The layer's mixer on x, which is normalised already where the layout says so."""
         y = x
         cache = inputs.cache
+        stored_keys = inputs.stored_keys
         # A layer has one; the parameters of all layers are initialised as those of a layer that has every kind.
         if "state_space" in self.cfg.mixers:
             assert inputs.mask.query_segments is not None
             y, cache = self.state_space(x, inputs.mask.query_segments, cache)
         if "attention" in self.cfg.mixers:
-            y, cache = self.attention(
-                x,
-                self._source(x, inputs),
-                inputs.mask,
-                bias=inputs.bias,
-                positions_BT=inputs.positions_BT,
-                keys_B=inputs.keys_B,
-                cache=inputs.cache,
-                distances_RD=inputs.distances_RD,
-            )
+            for name, layer in self.cfg.attentions.items():
+                layer_inputs = inputs._replace(stored_keys=stored_keys)
+                y, cache, keys_values = self._attended(name, layer, x, layer_inputs)
+                # With a cache they are read from there, where those of all tokens stand.
+                if layer.keys == "stored" and cache is None:
+                    stored_keys = {**stored_keys, layer.shared_kind: keys_values}
         if self.cfg.block_layout == "sandwich":
             # Before dropout and residual connection, as in Gemma 2.
             y = self.attention_post_norm(y)
         elif self.cfg.block_layout == "output":
             y = self.attention_norm(y)
-        return self._adapted(dropout(y, self.cfg.dropout, inputs.keys_B, ATTENTION_OUTPUT)), cache
+        y = self._adapted(dropout(y, self.cfg.dropout, inputs.keys_B, ATTENTION_OUTPUT))
+        return y, cache, stored_keys
+
+    def _attended(self, name: str, layer: BlockConfig, x: jax.Array, inputs: BlockInputs) -> Attended:
+        """Self-attention `name` of x."""
+        cache = inputs.cache
+        if layer.keys != "shared":
+            source = self._source(x, inputs)
+        elif cache is None:
+            source = inputs.stored_keys[layer.shared_kind]
+        else:
+            source = KeysValues(*caches.read(cache, layer.num_kv_heads, layer.head_dim))
+        attention: Attention = getattr(self, name)
+        return attention(
+            x,
+            source,
+            inputs.mask,
+            bias=inputs.bias,
+            positions_BT=inputs.positions_BT,
+            keys_B=inputs.keys_B,
+            cache=cache,
+            distances_RD=inputs.distances_RD,
+        )
 
     def _attend_across(self, x: jax.Array, inputs: BlockInputs) -> jax.Array:
         """Cross-attention of x."""
@@ -284,7 +337,7 @@ class Block(nn.Module):
         else:
             assert inputs.encoded_BSD is not None
             # The encoder's output is normalised already: by its own final norm, or post-norm.
-            y, _ = self.cross_attention(x, inputs.encoded_BSD, inputs.cross_mask, keys_B=inputs.keys_B)
+            y, *_ = self.cross_attention(x, inputs.encoded_BSD, inputs.cross_mask, keys_B=inputs.keys_B)
         if self.cfg.block_layout == "sandwich":
             y = self.cross_post_norm(y)
         return dropout(y, self.cfg.dropout, inputs.keys_B, CROSS_ATTENTION_OUTPUT)
@@ -293,9 +346,13 @@ class Block(nn.Module):
         self, x: jax.Array, keys_B: jax.Array | None, site_offset: int = 0
     ) -> tuple[jax.Array, Routing | None]:
         """Feed-forward network or experts of x, and what was routed where."""
-        out = self.feedforward(x, keys_B, FEEDFORWARD_HIDDEN + site_offset)
-        # Experts return what they routed; the network its output alone.
-        y, routing = out if isinstance(out, tuple) else (out, None)
+        y = x
+        routing = None
+        # A layer has one network, as it has one mixer.
+        for name in self.cfg.feedforwards:
+            out = getattr(self, name)(x, keys_B, FEEDFORWARD_HIDDEN + site_offset)
+            # Experts return what they routed; the network its output alone.
+            y, routing = out if isinstance(out, tuple) else (out, None)
         if self.cfg.block_layout == "sandwich":
             y = self.feedforward_post_norm(y)
         elif self.cfg.block_layout == "output":

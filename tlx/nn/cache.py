@@ -3,6 +3,7 @@
 Shapes: U size of a state, W tokens before the next one that a convolution reads, I a convolution's channels.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -42,8 +43,8 @@ class KVCache(NamedTuple):
     """Keys and values of a decoder's layers with attention, and states of its others, for the tokens so far."""
 
     key: jax.Array
-    """[L, B, S, G, H], S the capacity, L the layers with attention; of layers with two self-attentions [2 L, ...],
-    those of a layer together."""
+    """[L, B, S, G, H], S the capacity, L the layers with keys; of layers with two self-attentions [2 L, ...], those
+    of a layer together. Where layers have unlike numbers of heads, L, G and H are those of a `CacheLayout`."""
 
     value: jax.Array
     """[L, B, S, G, H]."""
@@ -81,7 +82,7 @@ class LayerCache(NamedTuple):
     """[L, B, S, G, H]."""
 
     layer: jax.Array
-    """int[]: index of the layer among those with the same mixer."""
+    """int[]: index of the layer among those with the same mixer; its first entry of L, by `CacheLayout`."""
 
     start: jax.Array
     """int[]: entry of S where the next keys and values are written."""
@@ -91,6 +92,57 @@ class LayerCache(NamedTuple):
 
     last_segment_B: jax.Array | None = None
     """int[B]: segment of the token before, -1 where there is none; None without states."""
+
+
+class CacheLayout(NamedTuple):
+    """Entries of L that the layers of a stack have in a cache."""
+
+    first: tuple[int, ...]
+    """First entry of each layer: of keys and values, that of an earlier layer where it shares them, or of states."""
+
+    num_entries: int
+    """Entries of keys and values."""
+
+    kv_heads: int
+    """Key/value heads of an entry."""
+
+    head_dim: int
+    """Size of such a head."""
+
+
+def layout(block: BlockConfig) -> CacheLayout:
+    """Divide a cache among the layers of a stack.
+
+    A layer has one entry. Where layers have unlike numbers of keys a token, an entry holds the greatest common
+    divisor of them, and a layer has as many as it needs.
+
+    Args:
+        block: the layers.
+
+    Returns:
+        The layout.
+    """
+    layers = [block.layer(index) for index in range(block.num_layers)]
+    # Layers without keys of their own read those of an earlier layer, and need no room.
+    writing = [layer for layer in layers if "attention" in layer.mixers and layer.keys != "shared"]
+    head_dim = math.gcd(*(layer.head_dim for layer in writing)) or block.head_dim
+    kv_dim = math.gcd(*(layer.num_kv_heads * layer.head_dim for layer in writing))
+    first: list[int] = []
+    last: dict[str, int] = {}
+    num_entries = 0
+    num_states = 0
+    for layer in layers:
+        if "attention" not in layer.mixers:
+            first.append(num_states)
+            num_states += 1
+        elif layer.keys == "shared":
+            first.append(last[layer.shared_kind])
+        else:
+            last[layer.shared_kind] = num_entries
+            first.append(num_entries)
+            num_entries += layer.num_kv_heads * layer.head_dim // kv_dim
+    kv_heads = kv_dim // head_dim or block.num_kv_heads
+    return CacheLayout(tuple(first), num_entries * block.num_attentions, kv_heads, head_dim)
 
 
 def empty_states(block: BlockConfig, num_layers: int, batch: int) -> StateSpaceCache:
@@ -124,7 +176,7 @@ def empty(
     """Create an empty cache.
 
     Args:
-        num_layers: L, times the self-attentions of a layer.
+        num_layers: L.
         batch: rows B.
         length: capacity S, in tokens.
         kv_heads: G.
@@ -193,15 +245,45 @@ def write(
     """
     # Written into the arrays of all layers, which XLA does in place inside the loop over layers.
     start = (cache.layer, 0, cache.start, 0, 0)
-    entries = (1, *key_BTGH.shape[:2], *cache.key.shape[3:])
-    key = jax.lax.dynamic_update_slice(cache.key, key_BTGH.reshape(entries).astype(cache.key.dtype), start)
-    value = jax.lax.dynamic_update_slice(
-        cache.value, value_BTGH.reshape(entries).astype(cache.value.dtype), start
-    )
-    stored = (*key.shape[1:3], *key_BTGH.shape[2:])
-    layer_key = jax.lax.dynamic_index_in_dim(key, cache.layer, keepdims=False).reshape(stored)
-    layer_value = jax.lax.dynamic_index_in_dim(value, cache.layer, keepdims=False).reshape(stored)
-    return cache._replace(key=key, value=value), layer_key, layer_value
+    key = jax.lax.dynamic_update_slice(cache.key, _as_entries(key_BTGH, cache.key), start)
+    value = jax.lax.dynamic_update_slice(cache.value, _as_entries(value_BTGH, cache.value), start)
+    cache = cache._replace(key=key, value=value)
+    return cache, *read(cache, *key_BTGH.shape[2:])
+
+
+def read(cache: LayerCache, kv_heads: int, head_dim: int) -> tuple[jax.Array, jax.Array]:
+    """Read the keys and values of a layer.
+
+    Args:
+        cache: the layer's view.
+        kv_heads: its key/value heads G.
+        head_dim: their size H.
+
+    Returns:
+        (all its keys [B, S, G, H], all its values [B, S, G, H]).
+    """
+
+    def of_layer(stored: jax.Array) -> jax.Array:
+        count = kv_heads * head_dim // math.prod(stored.shape[3:])
+        shape = (*stored.shape[1:3], kv_heads, head_dim)
+        if count == 1:
+            return jax.lax.dynamic_index_in_dim(stored, cache.layer, keepdims=False).reshape(shape)
+        # Several entries hold the parts of each token's keys, one after the other.
+        entries = jax.lax.dynamic_slice_in_dim(stored, cache.layer, count)
+        return jnp.moveaxis(entries, 0, 2).reshape(shape)
+
+    return of_layer(cache.key), of_layer(cache.value)
+
+
+def _as_entries(x_BTGH: jax.Array, stored: jax.Array) -> jax.Array:
+    """New keys or values as entries of a cache's array: one, or several beside each other."""
+    batch, length, kv_heads, head_dim = x_BTGH.shape
+    of_entry = stored.shape[3:]
+    count = kv_heads * head_dim // math.prod(of_entry)
+    x_BTGH = x_BTGH.astype(stored.dtype)
+    if count == 1:
+        return x_BTGH.reshape(1, batch, length, *of_entry)
+    return jnp.moveaxis(x_BTGH.reshape(batch, length, count, *of_entry), 2, 0)
 
 
 def read_states(cache: LayerCache) -> Any:

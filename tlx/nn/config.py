@@ -42,13 +42,14 @@ class RotaryScaling:
     ramp. yarn (Peng et al. 2023): the same between beta_slow and beta_fast turns, with a ramp over dims, and
     queries and keys times an attention factor. dynamic: a base that grows with the longest position of a row,
     beyond original_length. longrope (Ding et al. 2024): a factor for each dim, of one list for rows of up to
-    original_length and of another one for longer rows.
+    original_length and of another one for longer rows. proportional (Gemma 4): the first pairs of dims alone are
+    rotated, at the rates that they have where all pairs are.
 
-    The last two depend on the row: all documents of a packed row are rotated alike, and keys in a cache stay
+    dynamic and longrope depend on the row: all documents of a packed row are rotated alike, and keys in a cache stay
     as they were rotated.
     """
 
-    kind: Literal["none", "linear", "llama3", "yarn", "dynamic", "longrope"] = "none"
+    kind: Literal["none", "linear", "llama3", "yarn", "dynamic", "longrope", "proportional"] = "none"
     """Kind of rotary scaling; none: no scaling."""
 
     factor: float = 1.0
@@ -87,6 +88,9 @@ class RotaryScaling:
 
     long_factors: tuple[float, ...] = ()
     """longrope: factor of each pair of dims in longer rows."""
+
+    rotated_fraction: float = 1.0
+    """proportional: fraction of the pairs of dims that is rotated, in (0, 1]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,6 +229,23 @@ class AttentionConfig:
     """Whether windows of an encoder-decoder's encoder reach one key further, on both sides, than those of its decoder
     do (T5Gemma)."""
 
+    value_norm: bool = False
+    """Divide values by their root mean square over head_dim, without a scale (Gemma 4)."""
+
+    global_head_dim: int = 0
+    """Size of a head in layers without a window, whose attention then is another part than that of the layers with
+    one (Gemma 4); 0: head_dim."""
+
+    global_kv_heads: int = 0
+    """Key/value heads of such layers, a divisor of num_heads; 0: num_kv_heads."""
+
+    global_tied_values: bool = False
+    """Whether values of such layers are what keys are before their norm and rotation (Gemma 4)."""
+
+    shared_layers: int = 0
+    """Last layers of a decoder that have no keys and values: they attend to those of the last layer before them that
+    has a window as they do, or none as they do (Gemma 3n, Gemma 4); 0: none."""
+
     dropout: float = 0.0
     """Dropout rate of the attention probabilities, in [0, 1); above 0 only kernel "xla" runs."""
 
@@ -250,6 +271,10 @@ class FeedForwardConfig:
 
     absent: bool = False
     """Whether layers have none (Mamba 2): a layer is its mixer alone."""
+
+    shared_multiplier: int = 1
+    """Factor of ff_dim in layers without keys and values of their own (attention.shared_layers), whose network then
+    is another part than that of the others (Gemma 4: 2), at least 1."""
 
     num_experts: int = 0
     """Number of experts; 0: one network for all tokens."""
@@ -573,6 +598,55 @@ class BlockConfig:
     state_space: StateSpaceConfig = StateSpaceConfig()
     """Sizes of the mixer "state_space"."""
 
+    per_layer_dim: int = 0
+    """Size of what the layer reads of a token besides the stream (nn/per_layer.py); 0: it reads nothing else."""
+
+    layer_scalars: bool = False
+    """Whether the layer's output is multiplied by a number of its own."""
+
+    attention_part: str = "attention"
+    """Name of the layer's self-attention in its block."""
+
+    feedforward_part: str = "feedforward"
+    """Name of its feed-forward network."""
+
+    keys: Literal["own", "stored", "shared"] = "own"
+    """Keys and values of the layer: its own alone, its own that later layers may attend to, or those of an earlier
+    one."""
+
+    @property
+    def has_unlike_layers(self) -> bool:
+        """Whether layers differ in the sizes of their attention or network, or share keys and values."""
+        return bool(self.attention.global_head_dim or self.attention.shared_layers)
+
+    @property
+    def attentions(self) -> dict[str, "BlockConfig"]:
+        """Layers that have each self-attention of a block, by its name: the layer itself, where all are alike."""
+        if not self.has_unlike_layers:
+            return {self.attention_part: self}
+        first: dict[str, BlockConfig] = {}
+        for index in range(self.num_layers):
+            layer = self.layer(index)
+            first.setdefault(layer.attention_part, layer)
+        return first
+
+    @property
+    def feedforwards(self) -> dict[str, "BlockConfig"]:
+        """Layers that have each feed-forward network of a block, as `attentions`."""
+        return {layer.feedforward_part: layer for layer in self.attentions.values()}
+
+    @property
+    def unlike_parts(self) -> dict[str, tuple[int, ...]]:
+        """Indices of the layers that have a part, for each part that not all layers have because of their sizes."""
+        if not self.has_unlike_layers:
+            return {}
+        owners: dict[str, tuple[int, ...]] = {}
+        for index in range(self.num_layers):
+            layer = self.layer(index)
+            for name in (layer.attention_part, layer.feedforward_part):
+                owners[name] = (*owners.get(name, ()), index)
+        return {name: layers for name, layers in owners.items() if len(layers) < self.num_layers}
+
     @property
     def mixers(self) -> tuple[str, ...]:
         """Kinds of mixers in the pattern, each once."""
@@ -582,6 +656,12 @@ class BlockConfig:
         """Return the indices of the layers of the stack that have a mixer."""
         pattern = self.mixer or ("attention",)
         return tuple(i for i in range(self.num_layers) if pattern[i % len(pattern)] == mixer)
+
+    @property
+    def cached_dims(self) -> int:
+        """Numbers that all layers together keep of a token as keys, and as many as values."""
+        layers = [self.layer(index) for index in self.layers_with("attention")]
+        return sum(layer.num_kv_heads * layer.head_dim for layer in layers if layer.keys != "shared")
 
     @property
     def state_heads(self) -> int:
@@ -631,7 +711,10 @@ class BlockConfig:
         return math.lcm(*[len(pattern) or 1 for pattern in patterns])
 
     def layer(self, place: int) -> "BlockConfig":
-        """Return the config of the layer at index `place` of the repeating pattern: one window, theta and mixer."""
+        """Return the config of the layer at index `place` of the stack: one window, theta and mixer.
+
+        Where layers share no keys, an index in the repeating pattern will do.
+        """
         position = self.position
         pattern = self.attention.window_pattern
         window = pattern[place % len(pattern)] if pattern else self.attention.window
@@ -649,13 +732,45 @@ class BlockConfig:
             bits = quantization.layer_bits[place]
             quantization = dataclasses.replace(quantization, weight_bits=bits, layer_bits=())
         mixer = self.mixer and (self.mixer[place % len(self.mixer)],)
-        return dataclasses.replace(
+        layer = dataclasses.replace(
             self,
             attention=attention,
             position=position,
             layer_number=layer_number,
             quantization=quantization,
             mixer=mixer,
+        )
+        return layer._of_its_sizes(place) if self.has_unlike_layers else layer
+
+    def _of_its_sizes(self, index: int) -> "BlockConfig":
+        """The config of one layer with its own heads and network, of a stack whose layers differ in them."""
+        attention = self.attention
+        feedforward = self.feedforward
+        keys = "own"
+        if attention.shared_layers:
+            keys = "shared" if index >= self.num_layers - attention.shared_layers else "stored"
+        is_wide = keys == "shared" and feedforward.shared_multiplier > 1
+        if is_wide:
+            feedforward = dataclasses.replace(feedforward, ff_dim=self.ff_dim * feedforward.shared_multiplier)
+        # Sizes of this layer take the place of those of the others: equal layers then have equal configs.
+        is_global = bool(attention.global_head_dim) and not attention.window
+        attention = dataclasses.replace(
+            attention,
+            head_dim=attention.global_head_dim if is_global else self.head_dim,
+            num_kv_heads=(is_global and attention.global_kv_heads) or attention.num_kv_heads,
+            global_tied_values=is_global and attention.global_tied_values,
+            global_head_dim=0,
+            global_kv_heads=0,
+            shared_layers=0,
+        )
+        name = "global_attention" if is_global else "attention"
+        return dataclasses.replace(
+            self,
+            attention=attention,
+            feedforward=feedforward,
+            attention_part=f"shared_{name}" if keys == "shared" else name,
+            feedforward_part="wide_feedforward" if is_wide else "feedforward",
+            keys=keys,
         )
 
     def lora(self, target: str, first_site: int = 0) -> Lora | None:
@@ -669,6 +784,11 @@ class BlockConfig:
         scale = adapters.lora_alpha / adapters.lora_rank
         site = first_site + LORA_TARGETS.index(target)
         return Lora(adapters.lora_rank, scale, adapters.lora_dropout, site)
+
+    @property
+    def shared_kind(self) -> str:
+        """Kind of the layers whose keys and values the layer may attend to, where layers share them."""
+        return "window" if self.attention.window else "all"
 
     @property
     def softmax_scale(self) -> float:

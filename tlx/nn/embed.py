@@ -61,6 +61,10 @@ class EmbeddingConfig:
     multiplier: float = 1.0
     """Multiply token vectors by this (Granite)."""
 
+    per_layer_dim: int = 0
+    """Size of the vectors that each layer of a decoder reads of the tokens besides the stream, from a second table
+    (Gemma 3n, Gemma 4): see nn/per_layer.py; 0: there is no such table."""
+
     cutoffs: tuple[int, ...] = ()
     """First ids of clusters of rarer tokens, rising: adaptive input and softmax (Transformer-XL); (): one
     table."""

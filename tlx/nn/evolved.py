@@ -92,7 +92,7 @@ class EvolvedEncoderBlock(nn.Module):
         convolved = _dropped(cfg, self._convolved(self.branch_norm(x_BTD), inputs), keys_B, 1)
         x_BTD = constrain(_beside(x_BTD, convolved), RESIDUAL_DIMS)
         normed = self.attention_norm(x_BTD)
-        attended, _ = self.attention(
+        attended, *_ = self.attention(
             normed, normed, inputs.mask, positions_BT=inputs.positions_BT, keys_B=keys_B
         )
         x_BTD = _add(x_BTD, _dropped(cfg, attended, keys_B, 2))
@@ -173,7 +173,7 @@ class EvolvedDecoderBlock(nn.Module):
         if cache is not None:
             # The caches of both attentions lie in one array, which the loop over layers updates in place.
             cache = cache._replace(layer=2 * cache.layer + part)
-        attended, cache = attention(
+        attended, cache, _ = attention(
             x_BTD, x_BTD, inputs.mask, positions_BT=inputs.positions_BT, keys_B=keys_B, cache=cache
         )
         if cache is not None:
@@ -191,7 +191,7 @@ class EvolvedDecoderBlock(nn.Module):
             key, value = (jnp.split(both, 2, axis=2)[part] for both in inputs.encoded_keys_values)
             return attention.attend_to_encoded(x_BTD, key, value, inputs.cross_mask, keys_B)
         assert inputs.encoded_BSD is not None
-        return attention(x_BTD, inputs.encoded_BSD, inputs.cross_mask, keys_B=keys_B)[0]
+        return attention(x_BTD, inputs.encoded_BSD, inputs.cross_mask, keys_B=keys_B).hidden
 
     def _convolved(
         self, x_BTD: jax.Array, inputs: BlockInputs, cache: LayerCache | None

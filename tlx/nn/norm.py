@@ -28,10 +28,15 @@ class Norm(nn.Module):
     num_heads: int = 0
     """Size of the dim before it, N, where each head has a scale of its own and none a bias; 0: one scale."""
 
+    has_scale: bool = True
+    """Whether there are scale and bias; False: statistics alone."""
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalise x; the result has its dtype."""
         cfg = self.cfg
+        if not self.has_scale:
+            return self._normalised(x, x.astype(jnp.float32)).astype(x.dtype)
         dtype = jnp.dtype(self.param_dtype)
         # With unit_offset the factor is 1 + scale: weight decay then pulls it to 1 and not to 0.
         init = nn.initializers.zeros_init() if cfg.unit_offset else nn.initializers.ones_init()

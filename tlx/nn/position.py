@@ -58,6 +58,9 @@ def rotation_rates(cfg: PositionConfig, rotated: int, positions_BT: jax.Array | 
         return rates * _yarn_stretch(cfg, rotated)
     if scaling.kind == "linear":
         return rates / scaling.factor
+    if scaling.kind == "proportional":
+        num_rotated = int(scaling.rotated_fraction * rotated) // 2
+        return jnp.where(jnp.arange(rotated // 2) < num_rotated, rates / scaling.factor, 0.0)
     if scaling.kind == "llama3":
         # Turns within the length of the first training: many turns are kept, few are stretched.
         turns = scaling.original_length * rates / (2 * math.pi)

@@ -168,7 +168,8 @@ def _tensor_dims(config: RunConfig) -> set[int]:
     model = config.model
     dims = {model.padded_vocab}
     for block in (model.block("encoder"), model.block("decoder")):
-        dims |= {block.attention.num_heads, block.num_kv_heads, block.ff_dim}
+        for layer in block.attentions.values():
+            dims |= {layer.attention.num_heads, layer.num_kv_heads, layer.ff_dim}
         if "state_space" in block.mixers:
             dims.add(block.state_heads)
     return dims

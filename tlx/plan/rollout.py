@@ -96,7 +96,6 @@ def _bytes_per_token(config: RunConfig, program: Program) -> float:
     itemsize = jnp.dtype(block.dtype).itemsize
     rows = config.train.batch_size * config.objective.num_answers
     rows_per_device = rows / math.prod(mesh[axis] for axis in ("data", "fsdp", "expert"))
-    layers = len(block.layers_with("attention"))
-    cached = 2 * layers * config.data.sequence_length * block.num_kv_heads * block.head_dim
+    cached = 2 * config.data.sequence_length * block.cached_dims
     params = num_params(program.state.params["model"]) + num_params(program.state.frozen.get("model", {}))
     return itemsize * (params + rows_per_device * cached) / mesh["tensor"]

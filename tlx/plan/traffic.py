@@ -74,13 +74,12 @@ def _add_activations(config: RunConfig, program: Program, itemsize: int, add: Ad
             sums += 1 if model.kind != "encoder_decoder" and stack == "encoder" else 0
             add("all-reduce", "tensor", 2 * sums * size * _ring_fraction(sizes["tensor"]))
         if sizes["context"] > 1:
-            keys = rows * length * block.num_kv_heads * block.head_dim * itemsize * sizes["context"] / ways
+            keys = rows * length * block.cached_dims * itemsize * sizes["context"] / ways
             keys /= sizes["tensor"]
             fraction = _ring_fraction(sizes["context"])
             # Keys and values of the whole row, forward and backward, and their gradients.
-            num_attending = len(block.layers_with("attention"))
-            add("all-gather", "context", 4 * num_attending * keys * fraction)
-            add("reduce-scatter", "context", 2 * num_attending * keys * fraction)
+            add("all-gather", "context", 4 * keys * fraction)
+            add("reduce-scatter", "context", 2 * keys * fraction)
         if sizes["expert"] > 1 and block.feedforward.num_experts:
             chosen = block.feedforward.experts_per_token
             sent = 4 * block.num_layers * chosen * size * _ring_fraction(sizes["expert"])

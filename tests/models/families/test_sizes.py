@@ -118,6 +118,10 @@ gemma 7b GemmaForCausalLM 8_537_680_896
 gemma2 2b Gemma2ForCausalLM 2_614_341_888
 gemma2 9b Gemma2ForCausalLM 9_241_705_984
 gemma2 27b Gemma2ForCausalLM 27_227_128_320
+gemma4 e2b Gemma4ForCausalLM 4_628_569_344
+gemma4 e4b Gemma4ForCausalLM 7_463_013_376
+gemma4 12b Gemma4ForCausalLM 11_907_350_272
+gemma4 31b Gemma4ForCausalLM 30_697_345_280
 opt 125m OPTForCausalLM 125_239_296
 opt 1.3b OPTForCausalLM 1_315_758_080
 opt 2.7b OPTForCausalLM 2_651_596_800
@@ -230,8 +234,10 @@ def test_parameters_are_exactly_those_of_the_reference(name, size, architecture,
     family = TABLE.load(name)
     config = family.sizes[size]
     found = count(config, family.architectures.get(architecture, ()))
-    # BART's final_logits_bias is a parameter here and a buffer, which does not count, in its class.
+    # BART's final_logits_bias and Gemma 4's numbers of layers are parameters here and buffers, which do not count, in
+    # their classes.
     buffers = config.vocab_size if config.kind == "encoder_decoder" and config.head.bias else 0
+    buffers += config.num_layers * config.layer_scalars
     assert found - buffers == int(expected)
 
 

@@ -53,6 +53,8 @@ class WeightMapping:
     """Number of times that the sections repeat in the tensor, each with its own rows of every parameter (Falcon)."""
     first: int = 0
     """Number of the first layer in the tensor name."""
+    layers: tuple[int, ...] = ()
+    """Numbers of the layers that have the parameter, in order; () if all have it."""
     group_layers: int = 1
     """Stacked layers that share a number "{layer}" and are told apart by "{inner}" in the tensor name."""
     plus: float = 0.0

@@ -25,6 +25,7 @@ KINDS = {
     ),
     "dynamic": ("factor",),
     "longrope": ("factor", "short_factor", "long_factor", "attention_factor"),
+    "proportional": ("factor",),
 }
 # Kinds by the names of older releases.
 _OLD_KINDS = {"su": "longrope"}
@@ -59,7 +60,7 @@ def scaling_of(
                 f"config.json: rope_parameters.{key} = {value!r} is unknown for rope_type = {kind!r}: the positions "
                 "might be others"
             )
-    if not partial and parameters.get("partial_rotary_factor", 1) != 1:
+    if kind != "proportional" and not partial and parameters.get("partial_rotary_factor", 1) != 1:
         raise ConfigError(
             f"config.json: rope_parameters.partial_rotary_factor = {parameters['partial_rotary_factor']!r} must be 1"
         )
@@ -67,6 +68,9 @@ def scaling_of(
         return RotaryScaling()
     if kind == "linear":
         return RotaryScaling(kind, float(parameters["factor"]))
+    if kind == "proportional":
+        fraction = float(parameters.get("partial_rotary_factor", 1.0))
+        return RotaryScaling(kind, float(parameters.get("factor", 1.0)), rotated_fraction=fraction)
     if kind != "llama3":
         return _scaling_by_length(kind, parameters, values or {})
     return RotaryScaling(
@@ -114,6 +118,11 @@ def parameters_of(theta: float, scaling: RotaryScaling) -> dict[str, Any]:
     values: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
     if scaling.kind != "none":
         values |= {"rope_type": scaling.kind, "factor": scaling.factor}
+    if scaling.kind == "proportional":
+        # Its class knows no factor of 1.
+        factor = {} if scaling.factor == 1 else {"factor": scaling.factor}
+        values = {"rope_type": scaling.kind, "rope_theta": theta} | factor
+        values["partial_rotary_factor"] = scaling.rotated_fraction
     if scaling.kind == "llama3":
         values |= {
             "low_freq_factor": scaling.low_freq_factor,
