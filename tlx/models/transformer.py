@@ -154,6 +154,7 @@ class Transformer(nn.Module):
         cfg = self.cfg
         self.embedding = token_table(cfg)
         if cfg.embedding.per_layer_dim:
+            # One table for all layers: a row is read once, and shared among them.
             self.per_layer_embedding = token_table(cfg, cfg.num_layers * cfg.embedding.per_layer_dim)
         if cfg.embedding.encoder_table:
             self.encoder_embedding = token_table(cfg)

@@ -366,6 +366,7 @@ class TransformerStack(nn.Module):
             shape = (*x_BTD.shape[:2], layer.num_kv_heads, layer.head_dim)
             return KeysValues(jnp.zeros(shape, x_BTD.dtype), jnp.zeros(shape, x_BTD.dtype))
 
+        # The carry of a scan has all its arrays from the first layer on.
         layers = self.cfg.attentions.values() if self.cfg.attention.shared_layers else ()
         return {layer.shared_kind: zeros(layer) for layer in layers if layer.keys == "stored"}
 
@@ -409,6 +410,7 @@ class TransformerStack(nn.Module):
             (carry, outputs of the group's layers stacked; None of a layer on queries).
         """
         if len(group.specs) < self.cfg.num_layers:
+            # Each group scans the inputs of its own layers alone.
             inputs = jax.tree.map(lambda x: x[group.start : group.stop], inputs)
         # One function for each kind of layer: equal layers share one traced program.
         functions = {spec: make_layer(spec) for spec in dict.fromkeys(group.specs)}

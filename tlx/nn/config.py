@@ -624,6 +624,7 @@ class BlockConfig:
         """Layers that have each self-attention of a block, by its name: the layer itself, where all are alike."""
         if not self.has_unlike_layers:
             return {self.attention_part: self}
+        # In the order of the layers: keys come before what shares them.
         first: dict[str, BlockConfig] = {}
         for index in range(self.num_layers):
             layer = self.layer(index)

@@ -59,6 +59,7 @@ def rotation_rates(cfg: PositionConfig, rotated: int, positions_BT: jax.Array | 
     if scaling.kind == "linear":
         return rates / scaling.factor
     if scaling.kind == "proportional":
+        # A rate of 0 leaves a pair as it is, so that halves of the whole head stay paired.
         num_rotated = int(scaling.rotated_fraction * rotated) // 2
         return jnp.where(jnp.arange(rotated // 2) < num_rotated, rates / scaling.factor, 0.0)
     if scaling.kind == "llama3":
