@@ -112,7 +112,8 @@ def status(progress: Mapping[str, Any]) -> str:
     if progress["seconds_left"] not in (None, 0):
         left = f", about {duration(progress['seconds_left'])} of work"
     counts = f"{progress['done']} done, {progress['diverged']} diverged, {progress['failed']} failed"
-    return columns(rows) + f"\n{counts}, {progress['left']} left{left}"
+    unscored = f", {progress['unscored']} without scores on tasks" if progress["unscored"] else ""
+    return columns(rows) + f"\n{counts}, {progress['left']} left{left}{unscored}"
 
 
 def fit(fitted: Fit, tests: Mapping[str, Any]) -> str:

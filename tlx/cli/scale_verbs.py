@@ -26,7 +26,7 @@ from tlx.scaling.forecast import accelerator_hours
 from tlx.scaling.forecast import predict as predict_run
 from tlx.scaling.hyperparameters import hparams as fit_hparams
 from tlx.scaling.ladder import LadderConfig
-from tlx.scaling.ledger import FORMAT, Ledger
+from tlx.scaling.ledger import CHECKPOINTS, FORMAT, Ledger
 from tlx.scaling.mixture_laws import MixtureFit
 from tlx.scaling.prediction import predict_loss
 from tlx.scaling.running import run as run_ladder
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     run_ladder(planned, folder, options.backend, parallel=options.parallel, allow=options.allow, say=say)
     progress = ladder_status(folder)
     _print(options, progress, scale_tables.status(progress))
-    return 0 if not progress["left"] and not progress["failed"] else 1
+    return 0 if not any(progress[state] for state in ("left", "failed", "unscored")) else 1
 
 
 def status(options: argparse.Namespace) -> int:
@@ -205,8 +205,12 @@ def hparams(options: argparse.Namespace) -> int:
 
 def downstream(options: argparse.Namespace) -> int:
     """Print the errors of a task's metric predicted from the loss."""
+    path = None
+    if not options.runs:
+        checkpoints = _ladder(options)[2] / CHECKPOINTS
+        path = str(checkpoints) if checkpoints.exists() else None
     result = predict_downstream(
-        _table(options),
+        _table(options, path),
         options.metric,
         form=options.form,
         steps=options.steps,
