@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from tlx.scaling.backtesting import Backtest
 from tlx.scaling.fits import Fit
 from tlx.scaling.suggestions import Halving, Suggestion
@@ -338,6 +340,24 @@ def coordinates(checks: Sequence[Any], path: str) -> str:
         rows.append((check.name, *(f"{power:+.2f}" for power in check.powers.values())))
     verdicts = [f"{check.name}: {'steady' if check.steady else 'grows with the width'}" for check in checks]
     return columns(rows) + "\n" + "; ".join(verdicts) + f"\nplot: {path}"
+
+
+def optima(checks: Sequence[Any], path: str) -> str:
+    """Return the best learning rate of every model, its movement over width and depth, and the path of the plot."""
+    rows: list[Sequence[Any]] = [("parametrisation", "width", "depth", "best rate", "over seeds")]
+    lines = []
+    for check in checks:
+        models = {(model.width, model.depth): model for model in (*check.by_width, *check.by_depth)}
+        for (width, depth), model in models.items():
+            best = np.exp(model.best)
+            known = np.isfinite(best).all()
+            mean = f"{np.exp(np.mean(model.best)):.3g}" if known else "at an end of the grid"
+            spread = f"{best.min():.3g} to {best.max():.3g}" if known else "-"
+            rows.append((check.name, width, depth, mean, spread))
+        for size, moved in (("width", check.over_width), ("depth", check.over_depth)):
+            power = f"{size}^{moved.power:+.2f} ({moved.low:+.2f} to {moved.high:+.2f})"
+            lines.append(f"{check.name}: best rate ~ {power}: {moved.verdict}")
+    return columns(rows) + "\n" + "\n".join(lines) + f"\nplot: {path}"
 
 
 def downstream(result: Mapping[str, Any]) -> str:

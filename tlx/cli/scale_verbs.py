@@ -198,6 +198,8 @@ def hparams(options: argparse.Namespace) -> int:
     """Print laws of learning rate and batch, or the coordinate check."""
     if options.coordinate_check:
         return _coordinate_check(options)
+    if options.optimum_check:
+        return _optimum_check(options)
     result = fit_hparams(_table(options), options.boot)
     _print(options, result, scale_tables.hparams(result))
     return 0 if result["status"] == "ok" else NOT_IDENTIFIED
@@ -352,6 +354,39 @@ def _coordinate_check(options: argparse.Namespace) -> int:
     values = {"checks": [check.to_dict() for check in checks], "plot": str(path)}
     _print(options, values, scale_tables.coordinates(checks, str(path)))
     return 0 if checks[-1].steady else NOT_IDENTIFIED
+
+
+def _optimum_check(options: argparse.Namespace) -> int:
+    """Exit 0 where the best rate stays over width and depth under the config's parametrisation (else CompleteP)."""
+    from tlx.scaling import optimum_checks
+
+    ladder, run_config, folder = _ladder(options)
+    if ladder is None:
+        raise ConfigError("--optimum-check needs --config")
+    changes: dict[str, Any] = {}
+    for name in ("widths", "depths"):
+        if getattr(options, name) is not None:
+            changes[name] = _whole_numbers(name, getattr(options, name))
+    for name in ("steps", "seeds"):
+        if getattr(options, name) is not None:
+            changes[name] = getattr(options, name)
+    settings = optimum_checks.OptimumSettings(**changes)
+    configured = run_config.model.parametrization.name
+    names = ("standard", configured if configured != "standard" else "completep")
+    checks = [optimum_checks.optimum_check(ladder, run_config, name, settings) for name in names]
+    with places.written_folder(folder / "report") as local:
+        path = folder / "report" / optimum_checks.plot(checks, local / "optima.png").name
+    values = {"checks": [check.to_dict() for check in checks], "plot": str(path)}
+    _print(options, values, scale_tables.optima(checks, str(path)))
+    stays = all(moved.verdict == "stays" for moved in (checks[-1].over_width, checks[-1].over_depth))
+    return 0 if stays else NOT_IDENTIFIED
+
+
+def _whole_numbers(name: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--{name} = {text!r} must be whole numbers separated by commas, such as 16,32") from None
 
 
 def _not_identified(options: argparse.Namespace, fitted: Fit) -> int:
