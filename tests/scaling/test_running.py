@@ -275,6 +275,9 @@ def test_tasks_of_a_ladder_are_scored_once_and_stand_in_its_tables(tmp_path, bac
     before = (folder / "ledger.jsonl").read_bytes()
     run(None, folder, backend)
     assert (folder / "ledger.jsonl").read_bytes() == before
-    assert words(folder, first, "scorings.txt") == ["4", "4"] and words(folder, second, "scorings.txt") == ["2", "4"]
+    assert words(folder, first, "scorings.txt") == ["4", "4"] and words(folder, second, "scorings.txt") == [
+        "2",
+        "4",
+    ]
     with pytest.raises(ConfigError, match="simulate trains no model"):
         run(None, folder, "simulate")

@@ -123,7 +123,9 @@ def _add_hparams_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--boot", type=int, default=500, help="bootstrap draws (default: 500)")
     check = "measure activations over widths under the standard parametrisation and muP"
     parser.add_argument("--coordinate-check", action="store_true", help=check)
-    optimum = "find the best learning rate over widths and depths under the standard parametrisation and CompleteP"
+    optimum = (
+        "find the best learning rate over widths and depths under the standard parametrisation and CompleteP"
+    )
     parser.add_argument("--optimum-check", action="store_true", help=optimum)
     sizes = "widths of --optimum-check, separated by commas (default: 16,32,64)"
     parser.add_argument("--widths", help=sizes)

@@ -210,13 +210,13 @@ def suggest(suggestions: Sequence[Suggestion], halved: Halving, flops: float) ->
     for run in suggestions:
         rows.append((number(run.N), number(run.D), f"{run.flops:.3g}", f"{run.interval:.2%}", run.why))
     text = f"to forecast {flops:.3g} FLOP (95% width by the law now {halved.before:.2%}):\n{columns(rows)}"
+    runs = f"{halved.runs} such runs, {halved.flops:.3g} FLOP"
     if halved.after > halved.before / 2:
-        return (
-            f"{text}\n{halved.runs} such runs, {halved.flops:.3g} FLOP, do not halve it: {halved.after:.2%}"
-        )
-    return (
-        f"{text}\nto halve it: {halved.runs} such runs, {halved.flops:.3g} FLOP in all ({halved.after:.2%})"
-    )
+        text += f"\n{runs}, do not halve it: {halved.after:.2%}"
+    else:
+        text += f"\nto halve it: {runs} in all ({halved.after:.2%})"
+    widths = f"{halved.forecast_before:.2%} wide now and {halved.forecast_after:.2%} after them"
+    return f"{text}\nthe forecast's own interval, with drift and the measured run's noise: {widths}"
 
 
 def curve(result: Mapping[str, Any]) -> str:

@@ -386,7 +386,9 @@ def _whole_numbers(name: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(word) for word in text.split(","))
     except ValueError:
-        raise ConfigError(f"--{name} = {text!r} must be whole numbers separated by commas, such as 16,32") from None
+        raise ConfigError(
+            f"--{name} = {text!r} must be whole numbers separated by commas, such as 16,32"
+        ) from None
 
 
 def _not_identified(options: argparse.Namespace, fitted: Fit) -> int:

@@ -88,7 +88,7 @@ class DownstreamSettings:
     """Items of the task, whose sampling noise an accuracy has at least; 0 for that of the curve's residuals alone."""
 
     boot: int = 200
-    """Bootstrap draws of the curve in the intervals of two steps, and a twentieth of all draws; 0 for no intervals."""
+    """Bootstrap draws of the curve (two steps), and a twentieth of the draws of an interval; 0 for no intervals."""
 
     seed: int = 0
     """Seed of the draws."""
@@ -258,9 +258,7 @@ def _one_step(rows: RunTable, test: RunTable, metric: str, settings: DownstreamS
     return result
 
 
-def _one_step_draws(
-    surface: Fit, test: RunTable, metric: str, settings: DownstreamSettings
-) -> np.ndarray:
+def _one_step_draws(surface: Fit, test: RunTable, metric: str, settings: DownstreamSettings) -> np.ndarray:
     """Draws [t, draws] of the metric by a law of its own: the law with its drift, noise of runs and task."""
     rng = np.random.default_rng(settings.seed)
     ahead = Outlook(surface)

@@ -1,11 +1,11 @@
 """The check of the optimum: the best learning rate by width and by depth, measured by training.
 
-A parametrisation transfers a learning rate where the optimum itself stays (Yang et al. 2203.03466, figure 1, over width;
-Dey et al. 2505.01618, figure 2, over depth): the coordinate check (coordinate_checks.py) is necessary for that and not
-enough. Small models of several widths at one depth, and of several depths at one width, are trained for a few steps on
-the run's own text at a grid of learning rates, with several seeds. A quadratic through the losses around the best rate
-gives the optimum of each model and seed, and a line through the logarithms its power of width and of depth, whose
-interval comes from the seeds.
+A parametrisation transfers a learning rate where the optimum itself stays (Yang et al. 2203.03466, figure 1, over
+width; Dey et al. 2505.01618, figure 2, over depth). The coordinate check (coordinate_checks.py) is necessary for that
+and not enough. Small models of several widths at one depth, and of several depths at one width, are trained for a few
+steps on the run's own text at a grid of learning rates, with several seeds. A quadratic through the losses around the
+best rate gives the optimum of each model and seed. A line through the logarithms gives its power of width and of depth,
+whose interval comes from the seeds.
 """
 
 import copy
@@ -108,7 +108,7 @@ class Movement(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """"stays", "moves", or why neither is known."""
+        """ "stays", "moves", or why neither is known."""
         if not np.isfinite(self.power):
             return "not identified: the best rate of a model lies at an end of the grid"
         if -STEADY_POWER < self.low and self.high < STEADY_POWER:

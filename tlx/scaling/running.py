@@ -72,8 +72,8 @@ def run(
     """Train every run of a plan to its end.
 
     Finished runs are left alone, and interrupted ones resume from their checkpoints. A run that diverges is
-    recorded, and tried once more with half the learning rate. Where the plan names tasks, this machine evaluates every
-    finished run on them.
+    recorded, and tried once more with half the learning rate. Where the plan names tasks, this machine evaluates
+    every finished run on them.
 
     Args:
         plan: What tlx.scaling.plan returned; None for the plan that the folder holds.
@@ -99,7 +99,9 @@ def run(
         kind, _, detail = backend.partition(":")
         if kind == "simulate":
             if ledger.plan.get("tasks"):
-                raise ConfigError("backend simulate trains no model to evaluate on ladder.tasks: leave them out")
+                raise ConfigError(
+                    "backend simulate trains no model to evaluate on ladder.tasks: leave them out"
+                )
             _simulate(ledger, float(detail or 0.002))
         elif kind in _TEMPLATES:
             template = _TEMPLATES[kind](detail)
@@ -141,9 +143,9 @@ _TEMPLATES: dict[str, Callable[[str], str]] = {"local": _local, "command": _comm
 
 
 def status(folder: str | os.PathLike | BucketPath) -> dict[str, Any]:
-    """Return the state of a ladder's runs: {"done", "diverged", "failed", "left", "unscored", "seconds_left", "runs"}.
+    """Return the state of a ladder's runs.
 
-    unscored is the number of finished runs that have not been evaluated on the plan's tasks.
+    Its keys are done, diverged, failed, left, unscored, seconds_left and runs. unscored is the number of finished runs that have not been evaluated on the plan's tasks.
     seconds_left is for one run after the other at the speed of the finished and running ones, and with the time
     that finished runs took besides training (compilation above all) for each run that has not started; None
     before a run has a speed.
@@ -224,15 +226,14 @@ class _Processes:
         for row in rows:
             if row["run"] in self.running or (row["run"] in finished and not self._wants_scores(row)):
                 continue
-            if row["run"] in finished or row.get("trunk") in (None, *finished) or self._trunk_checkpoint(row) is not None:
+            needs_no_trunk = row["run"] in finished or row.get("trunk") in (None, *finished)
+            if needs_no_trunk or self._trunk_checkpoint(row) is not None:
                 ready.append(row)
         return sorted(ready, key=lambda row: -row["flops"])
 
     def _wants_scores(self, row: Mapping[str, Any]) -> bool:
         """Whether a finished run is still to be evaluated on the plan's tasks."""
-        return (
-            row["status"] == "done" and row["run"] not in self.unscored and not has_scores(row, self.tasks)
-        )
+        return row["status"] == "done" and row["run"] not in self.unscored and not has_scores(row, self.tasks)
 
     def _trunk_checkpoint(self, row: Mapping[str, Any]) -> Place | None:
         """The trunk's checkpoint that a branch starts from, where there is one."""
@@ -292,9 +293,7 @@ class _Processes:
         workdir = self.ledger.run_folder(row)
         by_step = read_scores(workdir)
         results = [(step, result_of(workdir, step)) for step in sorted(by_step)]
-        points = [
-            {"step": step} | result | by_step[step] for step, result in results if result is not None
-        ]
+        points = [{"step": step} | result | by_step[step] for step, result in results if result is not None]
         if code or not points or not has_scores(points[-1], self.tasks):
             self.unscored.add(row["run"])
             self.say(

@@ -5,8 +5,8 @@
 `tlx scale run` starts this for every run that has ended. SETTINGS is a JSON file {"tasks", "steps"}; the scores are
 written to WORKDIR/task_scores.json, {step: {column: value}}, when all of them are there.
 
-A task is a config of a few-shot evaluation (configs/evaluate; tlx/evaluation/few_shot.py) or, as "harness:NAME", one of
-the lm-evaluation-harness.
+A task is a config of a few-shot evaluation (configs/evaluate; tlx/evaluation/few_shot.py) or, as "harness:NAME", one
+of the lm-evaluation-harness.
 """
 
 import sys
@@ -28,7 +28,7 @@ _HARNESS = "harness:"
 
 
 def task_name(task: str) -> str:
-    """Return the name of a task's columns: "harness:arc_easy" gives arc_easy, evaluate/copa.py:tiny gives copa-tiny."""
+    """Return the name of a task's columns: arc_easy for "harness:arc_easy", copa-tiny for evaluate/copa:tiny."""
     if task.startswith(_HARNESS):
         return task.removeprefix(_HARNESS)
     return run_name(task).removeprefix("evaluate-")
