@@ -18,6 +18,7 @@ from tlx.scaling.optimum_checks import (
     best_rate,
     movement,
     optimum_check,
+    search,
 )
 
 RATES = 2.0 ** np.arange(-12.0, -3.0)
@@ -36,9 +37,9 @@ def known(ladder, run, name, settings):
     for width in settings.widths:
         losses = bowl(-8.0 + power * np.log2(width / 16), noise=0.1)
         best = np.array([best_rate(np.log(RATES), row) for row in losses])
-        models.append(SizeOptimum(width, 2, losses, best))
+        models.append(SizeOptimum(width, 2, RATES, losses, best))
     by_depth = [models[0]._replace(depth=depth) for depth in settings.depths]
-    return OptimumCheck(name, RATES, models, by_depth)
+    return OptimumCheck(name, models, by_depth)
 
 
 def test_the_minimum_of_a_bowl_is_found_and_none_at_an_end():
@@ -48,6 +49,20 @@ def test_the_minimum_of_a_bowl_is_found_and_none_at_an_end():
     assert np.isnan(best_rate(np.log(RATES), diverged))
 
 
+def test_rates_are_added_until_the_best_one_has_neighbours_or_all_beyond_it_diverge():
+    tried = []
+
+    def train(rate):
+        tried.append(rate)
+        return 2.0 + (np.log2(rate) - np.array([-1.9, -2.1])) ** 2
+
+    rates, losses = search(train, 2.0**-8)
+    assert len(set(tried)) == len(tried) == len(rates) and losses.shape == (2, len(rates))
+    assert np.log2(rates[-1]) == 0 and best_rate(np.log(rates), losses[1]) == pytest.approx(-2.1 * np.log(2))
+    rates, losses = search(lambda rate: np.full(2, np.nan if rate > 2.0**-7 else 3 - rate), 2.0**-8)
+    assert np.log2(rates[-1]) == -6 and np.isnan(best_rate(np.log(rates), losses[0]))
+
+
 def test_a_verdict_needs_an_interval_that_tells():
     base = np.log(2) * np.array([-0.1, 0.0, 0.1])
     assert movement([16, 32, 64], [base, base, base]).verdict == "stays"
@@ -55,7 +70,7 @@ def test_a_verdict_needs_an_interval_that_tells():
     assert moving.verdict == "moves" and moving.power == pytest.approx(-1) and moving.low < -1 < moving.high
     noisy = movement([16, 64], [base, base + 8 * base[::-1]])
     assert noisy.low < 0 < noisy.high and "more seeds" in noisy.verdict
-    assert "end of the grid" in movement([16, 64], [base, base * np.nan]).verdict
+    assert "no minimum" in movement([16, 64], [base, base * np.nan]).verdict
 
 
 def test_the_check_of_the_optimum_is_a_verb_with_a_plot(tmp_path, monkeypatch, capsys):

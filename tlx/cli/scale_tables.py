@@ -351,7 +351,7 @@ def optima(checks: Sequence[Any], path: str) -> str:
         for (width, depth), model in models.items():
             best = np.exp(model.best)
             known = np.isfinite(best).all()
-            mean = f"{np.exp(np.mean(model.best)):.3g}" if known else "at an end of the grid"
+            mean = f"{np.exp(np.mean(model.best)):.3g}" if known else "no minimum"
             spread = f"{best.min():.3g} to {best.max():.3g}" if known else "-"
             rows.append((check.name, width, depth, mean, spread))
         for size, moved in (("width", check.over_width), ("depth", check.over_depth)):

@@ -3,8 +3,8 @@
 A parametrisation transfers a learning rate where the optimum itself stays (Yang et al. 2203.03466, figure 1, over
 width; Dey et al. 2505.01618, figure 2, over depth). The coordinate check (coordinate_checks.py) is necessary for that
 and not enough. Small models of several widths at one depth, and of several depths at one width, are trained for a few
-steps on the run's own text at a grid of learning rates, with several seeds. A quadratic through the losses around the
-best rate gives the optimum of each model and seed. A line through the logarithms gives its power of width and of depth,
+steps on the run's own text at learning rates an octave apart, with several seeds, until two rates lie on either side of
+the best one. A quadratic through these losses gives the optimum of each model and seed. A line through the logarithms gives its power of width and of depth,
 whose interval comes from the seeds.
 """
 
@@ -35,12 +35,15 @@ from tlx.training.step import make_step
 # less than a factor of 2.
 STEADY_POWER = 0.25
 
-# Fraction of the steps, at the end, over which the training loss is averaged. No batch is seen twice, so that its
-# expectation is that of a validation loss.
-_END = 0.25
+# Batches after the last step on which the trained model is evaluated: the next ones of the stream, which no step has
+# seen, and the same for all rates and sizes, so that their noise is common.
+_EVALUATED = 16
 
 # Rates on either side of the best one that the quadratic goes through.
 _NEIGHBOURS = 2
+
+# Octaves from the first rate beyond which the best one is not looked for.
+_FURTHEST = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +55,6 @@ class OptimumSettings:
 
     depths: tuple[int, ...] = (2, 4, 8)
     """Depths of the models, two or more; those of other widths have the smallest."""
-
-    octaves: tuple[float, float] = (-5.0, 3.0)
-    """Smallest and largest learning rate as powers of 2 of the ladder's; the grid has a rate for each octave."""
 
     steps: int = 100
     """Steps of each training, 8 or more."""
@@ -74,8 +74,6 @@ class OptimumSettings:
         for name, least in (("steps", 8), ("rows", 1), ("seeds", 2)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} = {getattr(self, name)} must be {least} or more")
-        if self.octaves[1] - self.octaves[0] < 2 * _NEIGHBOURS:
-            raise ConfigError(f"octaves = {self.octaves} must be {2 * _NEIGHBOURS} or more apart")
 
 
 class SizeOptimum(NamedTuple):
@@ -87,18 +85,21 @@ class SizeOptimum(NamedTuple):
     depth: int
     """Layers of the model."""
 
+    rates: np.ndarray
+    """Learning rates [rate] that it was trained at, rising."""
+
     losses: np.ndarray
     """Loss [seed, rate]; not finite where the training diverged."""
 
     best: np.ndarray
-    """Ln of the best learning rate [seed]; NaN where it lies at an end of the grid."""
+    """Ln of the best learning rate [seed]; NaN where no minimum was found."""
 
 
 class Movement(NamedTuple):
     """Power of the size with which the best learning rate changes."""
 
     power: float
-    """Mean over the seeds; NaN where too few models have a minimum within the grid."""
+    """Mean over the seeds; NaN where a model has no minimum."""
 
     low: float
     """Lower end of the 95% interval."""
@@ -110,7 +111,7 @@ class Movement(NamedTuple):
     def verdict(self) -> str:
         """ "stays", "moves", or why neither is known."""
         if not np.isfinite(self.power):
-            return "not identified: the best rate of a model lies at an end of the grid"
+            return "not identified: the losses of a model have no minimum"
         if -STEADY_POWER < self.low and self.high < STEADY_POWER:
             return "stays"
         if self.low > 0 or self.high < 0:
@@ -124,9 +125,6 @@ class OptimumCheck:
 
     name: str
     """Name of the parametrisation."""
-
-    rates: np.ndarray
-    """Learning rates of the grid."""
 
     by_width: list[SizeOptimum]
     """Models of several widths at one depth."""
@@ -146,7 +144,7 @@ class OptimumCheck:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
-        values: dict[str, Any] = {"name": self.name, "rates": self.rates.tolist()}
+        values: dict[str, Any] = {"name": self.name}
         for axis, moved in (("width", self.over_width), ("depth", self.over_depth)):
             values[axis] = moved._asdict() | {"verdict": moved.verdict}
         models = {(model.width, model.depth): model for model in (*self.by_width, *self.by_depth)}
@@ -154,6 +152,7 @@ class OptimumCheck:
             {
                 "width": model.width,
                 "depth": model.depth,
+                "rates": model.rates.tolist(),
                 "best": [float(rate) for rate in np.exp(model.best)],
                 "losses": model.losses.tolist(),
             }
@@ -168,7 +167,7 @@ def optimum_check(
     """Find the best learning rate by width and by depth.
 
     Args:
-        ladder: The ladder, whose learning rate is the middle of the grid and whose heads the widths have.
+        ladder: The ladder, at whose learning rate the search begins and whose heads the widths have.
         run: The run's config: its objective, text, optimizer and schedule.
         name: Name of the parametrisation; its base is the smallest width and depth.
         settings: Sizes, rates and length; None for the defaults.
@@ -185,19 +184,43 @@ def optimum_check(
     base = {"name": name, "base_width": min(chosen.widths), "base_layers": min(chosen.depths)}
     values["model"] |= {"parametrization": base, "dropout": 0.0}
     values["train"] |= {"batch_size": chosen.rows, "steps": chosen.steps, "microbatches": 1}
-    rates = ladder.learning_rate * 2.0 ** np.arange(chosen.octaves[0], chosen.octaves[1] + 0.5)
     widths = sorted(chosen.widths)
     depths = sorted(chosen.depths)
     models: dict[tuple[int, int], SizeOptimum] = {}
     sizes = [(width, depths[0]) for width in widths] + [(widths[0], depth) for depth in depths]
     for width, depth in dict.fromkeys(sizes):
         config = _sized(ladder, values, width, depth)
-        losses = _losses(config, rates, chosen.seeds)
+        rates, losses = search(_trainer(config, chosen.seeds), ladder.learning_rate)
         best = np.array([best_rate(np.log(rates), row) for row in losses])
-        models[width, depth] = SizeOptimum(width, depth, losses, best)
+        models[width, depth] = SizeOptimum(width, depth, rates, losses, best)
     by_width = [models[width, depths[0]] for width in widths]
     by_depth = [models[widths[0], depth] for depth in depths]
-    return OptimumCheck(name, rates, by_width, by_depth)
+    return OptimumCheck(name, by_width, by_depth)
+
+
+def search(train: Callable[[float], np.ndarray], first: float) -> tuple[np.ndarray, np.ndarray]:
+    """Train at rates an octave apart, until _NEIGHBOURS of them lie on either side of every seed's best one.
+
+    Args:
+        train: Loss [seed] at a learning rate.
+        first: Learning rate that the search begins at.
+
+    Returns:
+        Learning rates [rate], rising, and losses [seed, rate].
+    """
+    by_octave = {octave: train(first * 2.0**octave) for octave in range(-_NEIGHBOURS, _NEIGHBOURS + 1)}
+    while True:
+        octaves = sorted(by_octave)
+        losses = np.stack([by_octave[octave] for octave in octaves], 1)
+        lowest = np.argmin(np.where(np.isfinite(losses), losses, np.inf), 1)
+        below = bool(lowest.min() < _NEIGHBOURS and octaves[0] > -_FURTHEST)
+        # Beyond a rate at which every seed has diverged no other one is tried.
+        above = bool(lowest.max() >= len(octaves) - _NEIGHBOURS and octaves[-1] < _FURTHEST)
+        above = above and bool(np.isfinite(losses[:, -1]).any())
+        if not below and not above:
+            return first * 2.0 ** np.array(octaves), losses
+        for octave in [octaves[0] - 1] * below + [octaves[-1] + 1] * above:
+            by_octave[octave] = train(first * 2.0**octave)
 
 
 def best_rate(log_rates: np.ndarray, losses: np.ndarray) -> float:
@@ -208,7 +231,7 @@ def best_rate(log_rates: np.ndarray, losses: np.ndarray) -> float:
         losses: Loss of each [R]; one that is not finite has diverged.
 
     Returns:
-        Ln of the best rate; NaN where the lowest loss is at an end of the rates or has no neighbours.
+        Ln of the best rate; NaN where the lowest loss is at an end of the rates or beside one that has diverged.
     """
     known = np.where(np.isfinite(losses), losses, np.inf)
     lowest = int(np.argmin(known))
@@ -262,7 +285,7 @@ def plot(checks: Sequence[OptimumCheck], path: pathlib.Path) -> pathlib.Path:
             for i, model in enumerate(models):
                 losses = np.where(np.isfinite(model.losses), model.losses, np.nan).mean(0)
                 label = f"{size} {getattr(model, size)}"
-                axes.plot(check.rates, losses, marker="o", markersize=3, color=f"C{i}", label=label)
+                axes.plot(model.rates, losses, marker="o", markersize=3, color=f"C{i}", label=label)
                 best = float(np.exp(np.mean(model.best)))
                 if np.isfinite(best):
                     axes.axvline(best, color=f"C{i}", linestyle="--", linewidth=1)
@@ -296,14 +319,11 @@ def _sized(ladder: LadderConfig, values: dict[str, Any], width: int, depth: int)
     return resolve(with_size(copy.deepcopy(values), size), allow=None)
 
 
-def _losses(config: RunConfig, rates: np.ndarray, seeds: int) -> np.ndarray:
-    """Loss [seed, rate] at the end of trainings that differ in the seed of model and text and in the rate."""
+def _trainer(config: RunConfig, seeds: int) -> Callable[[float], np.ndarray]:
+    """Loss [seed] by learning rate, at the end of trainings that differ in the seed of model and text."""
     program, batches = _program(config)
-    losses = []
-    for seed in range(seeds):
-        text = batches(seed)
-        losses.append([float(program(rate, seed, text)) for rate in rates])
-    return np.array(losses)
+    texts = [batches(seed) for seed in range(seeds)]
+    return lambda rate: np.array([float(program(rate, seed, text)) for seed, text in enumerate(texts)])
 
 
 def _program(
@@ -315,7 +335,7 @@ def _program(
 
     def batches(seed: int) -> dict[str, np.ndarray]:
         pipeline = open_pipeline(dataclasses.replace(config, seed=seed), tokenizer, "train")
-        every = [pipeline.batch(step) for step in range(config.train.steps)]
+        every = [pipeline.batch(step) for step in range(config.train.steps + _EVALUATED)]
         return {name: np.stack([batch[name] for batch in every]) for name in every[0]}
 
     abstract = {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in batches(0).items()}
@@ -332,12 +352,12 @@ def _program(
         step = make_step(module, optimizer, schedule, config.train)
         state = init_state(module, optimizer, abstract, config.train.batch_size, seed)
 
-        def advance(state: Any, batch: dict[str, jax.Array]) -> tuple[Any, jax.Array]:
-            state, metrics = step(state, batch)
-            return state, metrics["loss"]
+        def advance(state: Any, batch: dict[str, jax.Array]) -> tuple[Any, None]:
+            return step(state, batch)[0], None
 
-        _, losses = jax.lax.scan(advance, state, text)
-        return losses[-max(1, round(_END * config.train.steps)) :].mean()
+        state, _ = jax.lax.scan(advance, state, {name: x[:-_EVALUATED] for name, x in text.items()})
+        unseen = {name: x[-_EVALUATED:] for name, x in text.items()}
+        return jax.lax.map(lambda batch: step(state, batch)[1]["loss"], unseen).mean()
 
     def program(rate: float, seed: int, text: dict[str, np.ndarray]) -> jax.Array:
         return loss_at_end(jnp.float32(rate), jnp.uint32(seed), text)
