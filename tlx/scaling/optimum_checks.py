@@ -3,9 +3,9 @@
 A parametrisation transfers a learning rate where the optimum itself stays (Yang et al. 2203.03466, figure 1, over
 width; Dey et al. 2505.01618, figure 2, over depth). The coordinate check (coordinate_checks.py) is necessary for that
 and not enough. Small models of several widths at one depth, and of several depths at one width, are trained for a few
-steps on the run's own text at learning rates an octave apart, with several seeds, until two rates lie on either side of
-the best one. A quadratic through these losses gives the optimum of each model and seed. A line through the logarithms gives its power of width and of depth,
-whose interval comes from the seeds.
+steps on the run's own text at learning rates an octave apart, with several seeds, until two rates lie on either side
+of the best one. A quadratic through these losses gives the optimum of each model and seed. A line through the
+logarithms gives its power of width and of depth, whose interval comes from the seeds.
 """
 
 import copy
@@ -322,14 +322,18 @@ def _sized(ladder: LadderConfig, values: dict[str, Any], width: int, depth: int)
 def _trainer(config: RunConfig, seeds: int) -> Callable[[float], np.ndarray]:
     """Loss [seed] by learning rate, at the end of trainings that differ in the seed of model and text."""
     program, batches = _program(config)
-    texts = [batches(seed) for seed in range(seeds)]
-    return lambda rate: np.array([float(program(rate, seed, text)) for seed, text in enumerate(texts)])
+    by_seed = [batches(seed) for seed in range(seeds)]
+    texts = {name: np.stack([text[name] for text in by_seed]) for name in by_seed[0]}
+    return lambda rate: np.asarray(program(rate, np.arange(seeds), texts))
 
 
 def _program(
     config: RunConfig,
-) -> tuple[Callable[[float, int, Any], jax.Array], Callable[[int], dict[str, np.ndarray]]]:
-    """(loss at the end by rate, seed and batches; batches [steps, B, ...] by seed); one compilation for all."""
+) -> tuple[Callable[[float, np.ndarray, Any], jax.Array], Callable[[int], dict[str, np.ndarray]]]:
+    """Program and text: losses at the end [seed] by rate, seeds and their batches, and the batches of a seed.
+
+    All rates share one compilation. Seeds are trained side by side, since models so small leave a processor idle.
+    """
     tokenizer = build_tokenizer(config)
     module = make_module(config, spec_of(config, tokenizer).vocab)
 
@@ -343,7 +347,6 @@ def _program(
     multipliers = parametrization.lr_multipliers(module.model, config.optimizer, boxed)
     shape = make_schedule(dataclasses.replace(config.optimizer, learning_rate=1.0), config.train.steps)
 
-    @jax.jit
     def loss_at_end(rate: jax.Array, seed: jax.Array, text: dict[str, jax.Array]) -> jax.Array:
         def schedule(count: Any) -> jax.Array:
             return rate * shape(count)
@@ -359,7 +362,9 @@ def _program(
         unseen = {name: x[-_EVALUATED:] for name, x in text.items()}
         return jax.lax.map(lambda batch: step(state, batch)[1]["loss"], unseen).mean()
 
-    def program(rate: float, seed: int, text: dict[str, np.ndarray]) -> jax.Array:
-        return loss_at_end(jnp.float32(rate), jnp.uint32(seed), text)
+    side_by_side = jax.jit(jax.vmap(loss_at_end, in_axes=(None, 0, 0)))
+
+    def program(rate: float, seeds: np.ndarray, texts: dict[str, np.ndarray]) -> jax.Array:
+        return side_by_side(jnp.float32(rate), jnp.asarray(seeds, jnp.uint32), texts)
 
     return program, batches

@@ -145,10 +145,10 @@ _TEMPLATES: dict[str, Callable[[str], str]] = {"local": _local, "command": _comm
 def status(folder: str | os.PathLike | BucketPath) -> dict[str, Any]:
     """Return the state of a ladder's runs.
 
-    Its keys are done, diverged, failed, left, unscored, seconds_left and runs. unscored is the number of finished runs that have not been evaluated on the plan's tasks.
-    seconds_left is for one run after the other at the speed of the finished and running ones, and with the time
-    that finished runs took besides training (compilation above all) for each run that has not started; None
-    before a run has a speed.
+    Its keys are done, diverged, failed, left, unscored, seconds_left and runs. unscored is the number of finished
+    runs that have not been evaluated on the plan's tasks. seconds_left is for one run after the other at the speed of
+    the finished and running ones, and with the time that finished runs took besides training (compilation above all)
+    for each run that has not started; None before a run has a speed.
     """
     ledger = Ledger(folder)
     tasks = ledger.plan.get("tasks", {})
