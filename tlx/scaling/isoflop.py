@@ -33,6 +33,9 @@ _PENALTY = 2.5
 # Probability of the parabola's misfit by noise alone below which auto gives the parabola up.
 _REJECTED = 0.01
 
+# Variance around the budgets' shared shape, over that of the noise, from which the shape is theirs no more.
+_MISFIT = 3.0
+
 # Rounds in which the budgets' shared shape and their minima are found from each other.
 _ROUNDS = 4
 
@@ -405,7 +408,7 @@ class _SharedShape:
 
 
 def _shared_shape(runs: RunTable, groups: list[np.ndarray], lowest: list[Minimum]) -> _SharedShape | None:
-    """The curves of budgets with one shape; None for parabolas, or where an F test rejects that shape.
+    """The curves of budgets with one shape; None for parabolas, or where the noise or an F test reject it.
 
     Args:
         runs: The table.
@@ -430,6 +433,9 @@ def _shared_shape(runs: RunTable, groups: list[np.ndarray], lowest: list[Minimum
         constants += order + 1
     free = len(target) - constants
     added = constants - shared.num_constants
+    left = shared.squares / max(1, len(target) - shared.num_constants)
+    if left > _MISFIT * pooled_noise(runs) ** 2:
+        return None
     if free > 0 and added > 0:
         ratio = (shared.squares - squares) / added / (squares / free + 1e-30)
         if special.fdtrc(added, free, max(0.0, ratio)) < _REJECTED:

@@ -109,7 +109,7 @@ class Movement(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """ "stays", "moves", or why neither is known."""
+        """Whether it "stays" or "moves", or why neither is known."""
         if not np.isfinite(self.power):
             return "not identified: the losses of a model have no minimum"
         if -STEADY_POWER < self.low and self.high < STEADY_POWER:
