@@ -258,7 +258,7 @@ def test_every_verb_is_a_function_of_the_package():
 
 
 def test_budgets_share_the_shape_of_their_curves():
-    """Constants that all budgets share cost the exponent nothing: it is as exact as the parabola's, N* much more so."""
+    """Constants that all budgets share cost the exponent nothing: it is as exact as a parabola, N* more so."""
     steep = {"A": 406.4, "B": 410.7, "E": 1.69, "alpha": 0.46, "beta": 0.15}
     best = grid([1e21], 1, 1, steep)["N"][0]
     errors = {"auto": [], "parabola": []}

@@ -5,7 +5,8 @@ width; Dey et al. 2505.01618, figure 2, over depth). The coordinate check (coord
 and not enough. Small models of several widths at one depth, and of several depths at one width, are trained for a few
 steps on the run's own text at learning rates an octave apart, with several seeds, until two rates lie on either side
 of the best one. A quadratic through these losses gives the optimum of each model and seed. A line through the
-logarithms gives its power of width and of depth, whose interval comes from the seeds.
+logarithms gives its power of width and of depth, whose interval comes from the seeds. Far above the best rate small
+models have further minima, where layers no longer learn: the search goes no further than it has to.
 """
 
 import copy
@@ -191,7 +192,7 @@ def optimum_check(
     for width, depth in dict.fromkeys(sizes):
         config = _sized(ladder, values, width, depth)
         rates, losses = search(_trainer(config, chosen.seeds), ladder.learning_rate)
-        best = np.array([best_rate(np.log(rates), row) for row in losses])
+        best = best_rates(np.log(rates), losses)
         models[width, depth] = SizeOptimum(width, depth, rates, losses, best)
     by_width = [models[width, depths[0]] for width in widths]
     by_depth = [models[widths[0], depth] for depth in depths]
@@ -199,7 +200,7 @@ def optimum_check(
 
 
 def search(train: Callable[[float], np.ndarray], first: float) -> tuple[np.ndarray, np.ndarray]:
-    """Train at rates an octave apart, until _NEIGHBOURS of them lie on either side of every seed's best one.
+    """Train at rates an octave apart, until _NEIGHBOURS of them lie on either side of the best one of all seeds.
 
     Args:
         train: Loss [seed] at a learning rate.
@@ -212,42 +213,46 @@ def search(train: Callable[[float], np.ndarray], first: float) -> tuple[np.ndarr
     while True:
         octaves = sorted(by_octave)
         losses = np.stack([by_octave[octave] for octave in octaves], 1)
-        lowest = np.argmin(np.where(np.isfinite(losses), losses, np.inf), 1)
-        below = bool(lowest.min() < _NEIGHBOURS and octaves[0] > -_FURTHEST)
-        # Beyond a rate at which every seed has diverged no other one is tried.
-        above = bool(lowest.max() >= len(octaves) - _NEIGHBOURS and octaves[-1] < _FURTHEST)
-        above = above and bool(np.isfinite(losses[:, -1]).any())
+        lowest = int(np.argmin(_means(losses)))
+        below = lowest < _NEIGHBOURS and octaves[0] > -_FURTHEST
+        # Beyond a rate at which a seed has diverged no other one is tried.
+        diverged = not np.isfinite(losses[:, -1]).all()
+        above = lowest >= len(octaves) - _NEIGHBOURS and octaves[-1] < _FURTHEST and not diverged
         if not below and not above:
             return first * 2.0 ** np.array(octaves), losses
         for octave in [octaves[0] - 1] * below + [octaves[-1] + 1] * above:
             by_octave[octave] = train(first * 2.0**octave)
 
 
-def best_rate(log_rates: np.ndarray, losses: np.ndarray) -> float:
-    """Return the minimum of a quadratic in ln rate through the losses around the lowest.
+def best_rates(log_rates: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Return the minima of quadratics in ln rate through the losses around the best rate of all seeds.
 
     Args:
-        log_rates: Ln of the learning rates [R], evenly spaced and rising.
-        losses: Loss of each [R]; one that is not finite has diverged.
+        log_rates: Ln of the learning rates [rate], evenly spaced and rising.
+        losses: Losses [seed, rate]; one that is not finite has diverged.
 
     Returns:
-        Ln of the best rate; NaN where the lowest loss is at an end of the rates or beside one that has diverged.
+        Ln of each seed's best rate [seed], within the rates that its quadratic goes through; NaN where there is none:
+        the best rate of all seeds is an end of the rates or beside one that has diverged, or a curve has no minimum.
     """
-    known = np.where(np.isfinite(losses), losses, np.inf)
-    lowest = int(np.argmin(known))
-    near = slice(max(0, lowest - _NEIGHBOURS), lowest + _NEIGHBOURS + 1)
+    means = _means(losses)
+    lowest = int(np.argmin(means))
+    unknown = np.full(len(losses), np.nan)
+    if lowest in (0, len(means) - 1) or not np.isfinite(means[lowest - 1 : lowest + 2]).all():
+        return unknown
+    first = max(0, lowest - _NEIGHBOURS)
+    near = np.arange(first, min(len(means), lowest + _NEIGHBOURS + 1))
+    near = near[np.isfinite(means[near])]
     x = log_rates[near]
-    y = known[near]
-    used = np.isfinite(y)
-    inside = 0 < lowest < len(known) - 1 and np.isfinite(known[lowest - 1 : lowest + 2]).all()
-    if not inside or used.sum() < 3:
-        return float("nan")
-    curvature, slope, _ = np.polyfit(x[used] - log_rates[lowest], y[used], 2)
-    if curvature <= 0:
-        return float("nan")
-    # Beyond the neighbours of the lowest loss a lopsided curve and not the data would speak.
-    step = float(log_rates[1] - log_rates[0])
-    return float(log_rates[lowest] + np.clip(-slope / curvature / 2, -step, step))
+    curvature, slope, _ = np.polyfit(x - log_rates[lowest], losses[:, near].T, 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        best = log_rates[lowest] - slope / curvature / 2
+    return np.where(curvature > 0, np.clip(best, x[0], x[-1]), unknown)
+
+
+def _means(losses: np.ndarray) -> np.ndarray:
+    """Mean over the seeds [rate]; infinite where one has diverged."""
+    return np.where(np.isfinite(losses).all(0), losses.mean(0), np.inf)
 
 
 def movement(sizes: Sequence[int], best: Sequence[np.ndarray]) -> Movement:
