@@ -92,8 +92,8 @@ OTHER = {
     "--chat", "--ignore", "--task", "--family", "--push", "--by", "--split", "--score", "--what", "--objective",
     "--host", "--method", "--target", "--share", "--sbatch", "--python", "--name", "--plan", "--flag", "--env",
     "--drop", "--linear",
-    "--backend", "--importer", "--where", "--law", "--loss", "--convention", "--curve", "--metric", "--form", "--widths", "--depths",
-    "--change", "--bits", "--columns", "--compiler-python", "--compilation-cache",
+    "--backend", "--importer", "--where", "--law", "--loss", "--convention", "--curve", "--metric", "--form",
+    "--widths", "--depths", "--change", "--bits", "--columns", "--compiler-python", "--compilation-cache",
 }  # fmt: skip
 # Keys of the config that hold places, and those whose explanations speak of files without holding one.
 KEYS = {

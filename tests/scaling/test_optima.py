@@ -44,7 +44,8 @@ def known(ladder, run, name, settings):
 
 def test_the_minimum_of_a_bowl_is_found_and_none_at_an_end():
     found = best_rates(np.log(RATES), bowl(-8.3, noise=0.4))
-    assert found == pytest.approx(np.log(2) * np.array([-8.7, -8.3, -7.9]))
+    # Without the first, the second and the third seed.
+    assert found == pytest.approx(np.log(2) * np.array([-8.1, -8.3, -8.5]))
     assert np.isnan(best_rates(np.log(RATES), bowl(-12.4))).all()
     diverged = np.where(RATES > 2.0**-8, np.nan, bowl(-8.3))
     assert np.isnan(best_rates(np.log(RATES), diverged)).all()
@@ -60,7 +61,7 @@ def test_rates_are_added_until_the_best_one_has_neighbours_or_one_beyond_it_dive
     rates, losses = search(train, 2.0**-8)
     assert len(set(tried)) == len(tried) == len(rates) and losses.shape == (2, len(rates))
     found = best_rates(np.log(rates), losses)
-    assert np.log2(rates[-1]) == 0 and found == pytest.approx(np.log(2) * np.array([-1.9, -2.1]))
+    assert np.log2(rates[-1]) == 0 and found == pytest.approx(np.log(2) * np.array([-2.1, -1.9]))
     rates, losses = search(lambda rate: np.full(2, np.nan if rate > 2.0**-7 else 3 - rate), 2.0**-8)
     assert np.log2(rates[-1]) == -6 and np.isnan(best_rates(np.log(rates), losses)).all()
 

@@ -344,7 +344,7 @@ def coordinates(checks: Sequence[Any], path: str) -> str:
 
 def optima(checks: Sequence[Any], path: str) -> str:
     """Return the best learning rate of every model, its movement over width and depth, and the path of the plot."""
-    rows: list[Sequence[Any]] = [("parametrisation", "width", "depth", "best rate", "over seeds")]
+    rows: list[Sequence[Any]] = [("parametrisation", "width", "depth", "best rate", "without one seed")]
     lines = []
     for check in checks:
         models = {(model.width, model.depth): model for model in (*check.by_width, *check.by_depth)}

@@ -4,8 +4,8 @@ A parametrisation transfers a learning rate where the optimum itself stays (Yang
 width; Dey et al. 2505.01618, figure 2, over depth). The coordinate check (coordinate_checks.py) is necessary for that
 and not enough. Small models of several widths at one depth, and of several depths at one width, are trained for a few
 steps on the run's own text at learning rates an octave apart, with several seeds, until two rates lie on either side
-of the best one. A quadratic through these losses gives the optimum of each model and seed. A line through the
-logarithms gives its power of width and of depth, whose interval comes from the seeds. Far above the best rate small
+of the best one. A quadratic through the mean losses gives the optimum of each model. A line through the logarithms
+gives its power of width and of depth, whose interval is a jackknife's: from the means without each seed. Far above the best rate small
 models have further minima, where layers no longer learn: the search goes no further than it has to.
 """
 
@@ -93,14 +93,14 @@ class SizeOptimum(NamedTuple):
     """Loss [seed, rate]; not finite where the training diverged."""
 
     best: np.ndarray
-    """Ln of the best learning rate [seed]; NaN where no minimum was found."""
+    """Ln of the best learning rate by the losses without each seed [seed]; NaN where no minimum was found."""
 
 
 class Movement(NamedTuple):
     """Power of the size with which the best learning rate changes."""
 
     power: float
-    """Mean over the seeds; NaN where a model has no minimum."""
+    """Mean of the powers without each seed; NaN where a model has no minimum."""
 
     low: float
     """Lower end of the 95% interval."""
@@ -232,8 +232,9 @@ def best_rates(log_rates: np.ndarray, losses: np.ndarray) -> np.ndarray:
         losses: Losses [seed, rate]; one that is not finite has diverged.
 
     Returns:
-        Ln of each seed's best rate [seed], within the rates that its quadratic goes through; NaN where there is none:
-        the best rate of all seeds is an end of the rates or beside one that has diverged, or a curve has no minimum.
+        Ln of the best rate by the mean losses without each seed [seed], within the rates that the quadratic goes
+        through; NaN where there is none: the best rate of all seeds is an end of the rates or beside one that has
+        diverged, or a curve has no minimum.
     """
     means = _means(losses)
     lowest = int(np.argmin(means))
@@ -244,7 +245,9 @@ def best_rates(log_rates: np.ndarray, losses: np.ndarray) -> np.ndarray:
     near = np.arange(first, min(len(means), lowest + _NEIGHBOURS + 1))
     near = near[np.isfinite(means[near])]
     x = log_rates[near]
-    curvature, slope, _ = np.polyfit(x - log_rates[lowest], losses[:, near].T, 2)
+    seeds = len(losses)
+    without_one = (losses[:, near].sum(0) - losses[:, near]) / (seeds - 1)
+    curvature, slope, _ = np.polyfit(x - log_rates[lowest], without_one.T, 2)
     with np.errstate(divide="ignore", invalid="ignore"):
         best = log_rates[lowest] - slope / curvature / 2
     return np.where(curvature > 0, np.clip(best, x[0], x[-1]), unknown)
@@ -256,21 +259,23 @@ def _means(losses: np.ndarray) -> np.ndarray:
 
 
 def movement(sizes: Sequence[int], best: Sequence[np.ndarray]) -> Movement:
-    """Return the power of the size with which the best rate changes, by Student's t over the seeds.
+    """Return the power of the size with which the best rate changes, by a jackknife over the seeds.
 
     Args:
         sizes: Widths or depths.
-        best: Ln of the best rate [seed] of each size.
+        best: Ln of the best rate without each seed [seed], of each size.
 
     Returns:
-        The power with its 95% interval; NaN where a size has no best rate in some seed.
+        The power with its 95% interval (Student's t); NaN where a size has no best rate without some seed.
     """
     table = np.array(best)
     if not np.isfinite(table).all():
         return Movement(float("nan"), float("nan"), float("nan"))
     powers = np.polyfit(np.log(sizes), table, 1)[0]
     seeds = len(powers)
-    half = special.stdtrit(seeds - 1, 0.975) * float(np.std(powers, ddof=1)) / np.sqrt(seeds)
+    # Estimates without one seed differ seeds - 1 times less than single seeds do.
+    error = float(np.std(powers)) * np.sqrt(seeds - 1)
+    half = special.stdtrit(seeds - 1, 0.975) * error
     mean = float(np.mean(powers))
     return Movement(mean, mean - float(half), mean + float(half))
 
