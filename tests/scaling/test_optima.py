@@ -92,14 +92,15 @@ def test_the_check_of_the_optimum_is_a_verb_with_a_plot(tmp_path, monkeypatch, c
 
 
 @pytest.mark.long
-def test_the_best_rate_falls_with_the_width_in_the_standard_parametrisation_and_not_under_completep():
-    """AdamW on the standard library; configs/scaling/README.md has the figures of more sizes."""
+def test_the_best_rate_moves_in_the_standard_parametrisation_and_not_so_far_under_completep():
+    """AdamW on the standard library: the figures of configs/scaling/README.md."""
     config = runpy.run_path(str(ROOT / "configs/scaling/quickstart.py"))["get_config"]("")
     config.run.optimizer.name = "adamw"
-    config.run.data.sequence_length = 64
-    ladder = from_dict(LadderConfig, config.ladder.to_dict() | {"learning_rate": 8e-3}, "ladder")
-    settings = OptimumSettings(widths=(16, 64), depths=(2, 4), steps=60)
+    config.run.data.sequence_length = 32
+    ladder = from_dict(LadderConfig, config.ladder.to_dict() | {"learning_rate": 1.6e-2}, "ladder")
+    settings = OptimumSettings(widths=(16, 64), depths=(2, 8))
     standard = optimum_check(ladder, config.run, "standard", settings)
     completep = optimum_check(ladder, config.run, "completep", settings)
-    assert standard.over_width.verdict == "moves" and standard.over_width.power < -0.3
-    assert abs(completep.over_width.power) < abs(standard.over_width.power) / 2
+    assert standard.over_width.verdict == "moves" and standard.over_width.power < -0.4
+    for found in (completep.over_width, completep.over_depth):
+        assert abs(found.power) < 0.3 and found.low < 0 < found.high
