@@ -6,7 +6,8 @@ and not enough. Small models of several widths at one depth, and of several dept
 steps on the run's own text at learning rates an octave apart, with several seeds, until two rates lie on either side
 of the best one. A quadratic through the mean losses gives the optimum of each model. A line through the logarithms
 gives its power of width and of depth, whose interval is a jackknife's: from the means without each seed. Far above
-the best rate small models have further minima, where layers no longer learn: the search goes no further than it has to.
+the best rate small models have further minima, where layers no longer learn: the search goes no further than it has
+to.
 """
 
 import copy
