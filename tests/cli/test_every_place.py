@@ -93,7 +93,7 @@ OTHER = {
     "--host", "--method", "--target", "--share", "--sbatch", "--python", "--name", "--plan", "--flag", "--env",
     "--drop", "--linear",
     "--backend", "--importer", "--where", "--law", "--loss", "--convention", "--curve", "--metric", "--form",
-    "--change", "--bits", "--columns", "--compiler-python", "--compilation-cache",
+    "--widths", "--depths", "--change", "--bits", "--columns", "--compiler-python", "--compilation-cache",
 }  # fmt: skip
 # Keys of the config that hold places, and those whose explanations speak of files without holding one.
 KEYS = {

@@ -255,3 +255,17 @@ def test_every_verb_is_a_function_of_the_package():
         namespace = {}
         exec(f"from tlx.scaling import {name}", namespace)
         assert callable(namespace[name]), name
+
+
+def test_budgets_share_the_shape_of_their_curves():
+    """Constants that all budgets share cost the exponent nothing: it is as exact as a parabola, N* more so."""
+    steep = {"A": 406.4, "B": 410.7, "E": 1.69, "alpha": 0.46, "beta": 0.15}
+    best = grid([1e21], 1, 1, steep)["N"][0]
+    errors = {"auto": [], "parabola": []}
+    for seed in range(12):
+        runs = draw(grid(np.geomspace(1e18, 1e21, 6), 15, 8, steep), steep, 0.001, seed=seed)
+        for curve, found in errors.items():
+            line = isoflop.fit_lines(isoflop.minima(runs, curve))[0]
+            found.append([line.exponent - 0.15 / 0.61, np.log(line(1e21) / best)])
+    auto, parabola = (np.sqrt(np.mean(np.square(found), 0)) for found in errors.values())
+    assert auto[0] < 1.15 * parabola[0] and auto[1] < 0.1 * parabola[1]

@@ -255,6 +255,25 @@ def test_a_sigmoid_anchored_at_chance_extrapolates_from_small_models():
 
 
 @pytest.mark.slow
+def test_a_law_of_the_metric_itself_has_intervals_that_hold():
+    """Ten sweeps, twelve held-out models each, up to 20 times the compute of the fit; configs/scaling/README.md."""
+    covered, widths, errors = [], [], []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        runs = draw(grid(np.geomspace(1e18, 2e22, 6), 6), noise=0.002, seed=seed)
+        exact = 0.1 + 3 * runs["N"] ** -0.1 + 20 * runs["D"] ** -0.2
+        runs["err"] = exact * np.exp(rng.normal(0, 0.005, len(exact)))
+        answer = downstream(runs, "err", steps=1, held_out=runs["flops"] > 2e21, boot=60)
+        low, high = np.transpose(answer["interval"])
+        covered.append(answer["covered"])
+        widths.append(np.median(np.log(high / low)))
+        errors += list(np.log(np.array(answer["predicted"]) / answer["measured"]))
+    spread = float(np.ptp(np.quantile(errors, [0.025, 0.975])))
+    print(f"inside {np.mean(covered):.1%}, width {np.median(widths):.2%}, errors {spread:.2%}")
+    assert 0.88 <= np.mean(covered) <= 1 and np.median(widths) < 1.5 * spread
+
+
+@pytest.mark.slow
 def test_checkpoints_show_the_curve_and_are_held_out_with_their_runs():
     """Five checkpoints a run: the loss law reads the last of each, the curve all, and no run is on both sides."""
     base = grid(np.geomspace(1e18, 1e22, 5), 5)

@@ -230,3 +230,54 @@ def test_the_ledger_is_a_table_that_fit_reads(tmp_path, backend):
         table = load_runs(tmp_path)
     assert table["N"].tolist() == [100, 200] and table["lr"].tolist() == [0.1, 0.05]
     assert json.loads((tmp_path / "ledger.jsonl").read_text().split("\n")[0])["budget"] == 1e4
+
+
+# Scores a run's checkpoints: the accuracy of the task "right" is the fraction of the steps that are done.
+_SCORER = """
+import json, pathlib, sys
+
+folder, asked = pathlib.Path(sys.argv[1]), json.loads(pathlib.Path(sys.argv[2]).read_text())
+with open(folder / "scorings.txt", "a") as file:
+    print(*asked["steps"], file=file)
+if (folder / "unreadable").exists():
+    sys.exit(65)
+steps = json.loads((folder / "planned.json").read_text())["train"]["steps"]
+scores = {step: {f"{name}/accuracy": step / steps for name in asked["tasks"]} for step in asked["steps"]}
+(folder / "task_scores.json").write_text(json.dumps(scores))
+"""
+
+
+def test_tasks_of_a_ladder_are_scored_once_and_stand_in_its_tables(tmp_path, backend, monkeypatch):
+    (tmp_path / "scorer.py").write_text(_SCORER)
+    monkeypatch.setattr("tlx.scaling.running._SCORER", (sys.executable, str(tmp_path / "scorer.py")))
+    plan = planned({}, {})
+    folder = tmp_path / "ladder"
+    run(plan, folder, backend)
+    assert "right/accuracy" not in (folder / "ledger.jsonl").read_text()
+    # Tasks may be added to runs that have ended; the second has a checkpoint in its middle, whose loss is known.
+    plan["tasks"] = {"right": "harness:right"}
+    first, second = plan["runs"]
+    stored = json.loads((folder / "plan.json").read_text())
+    stored["runs"][1]["config"] |= {"checkpoint": {"keep_at": [2]}, "eval": {"every": 2}}
+    (folder / "plan.json").write_text(json.dumps(stored))
+    middle = {"kind": "validation", "step": 2, "loss": 3.5, "bits_per_byte": 2.5}
+    with open(folder / "runs" / second["run"] / "metrics.jsonl", "a") as file:
+        file.write(json.dumps(middle) + "\n")
+    (folder / "runs" / first["run"] / "unreadable").touch()
+    said = []
+    run(plan, folder, backend, say=said.append)
+    assert any("tasks failed: exit 65" in text for text in said) and status(folder)["unscored"] == 1
+    (folder / "runs" / first["run"] / "unreadable").unlink()
+    lines = run(None, folder, backend)
+    assert [line["right/accuracy"] for line in lines] == [1.0, 1.0] and status(folder)["unscored"] == 0
+    points = [json.loads(line) for line in (folder / "checkpoints.jsonl").read_text().splitlines()]
+    assert [(p["D"], p["loss"], p["right/accuracy"]) for p in points] == [(20, 3.5, 0.5), (40, 2.9, 1.0)]
+    before = (folder / "ledger.jsonl").read_bytes()
+    run(None, folder, backend)
+    assert (folder / "ledger.jsonl").read_bytes() == before
+    assert words(folder, first, "scorings.txt") == ["4", "4"] and words(folder, second, "scorings.txt") == [
+        "2",
+        "4",
+    ]
+    with pytest.raises(ConfigError, match="simulate trains no model"):
+        run(None, folder, "simulate")

@@ -8,6 +8,7 @@ import pytest
 from tlx import cli
 from tlx.base.errors import DataError
 from tlx.scaling import fit, fit_to_json, load_fit, predict, suggest
+from tlx.scaling.drift import outlook
 from tlx.scaling.simulation import draw, grid
 from tlx.scaling.suggestions import halving
 
@@ -61,3 +62,8 @@ def test_so_many_suggested_runs_halve_the_interval():
     runs = suggest(fitted, 1e21, count=needed.runs)[-needed.runs :]
     assert runs[-1].interval == needed.after <= needed.before / 2 < runs[-2].interval
     assert sum(run.flops for run in runs) == pytest.approx(needed.flops)
+    # What is forecast has the run's noise too, which more runs leave as it is.
+    row = fitted.optimal_row(1e21)
+    now = outlook(fitted).forecast(row)
+    assert needed.forecast_before == pytest.approx(float(now.high[0] - now.low[0]))
+    assert needed.before < needed.forecast_before and needed.forecast_after < needed.forecast_before

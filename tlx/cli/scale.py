@@ -123,6 +123,15 @@ def _add_hparams_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--boot", type=int, default=500, help="bootstrap draws (default: 500)")
     check = "measure activations over widths under the standard parametrisation and muP"
     parser.add_argument("--coordinate-check", action="store_true", help=check)
+    optimum = (
+        "find the best learning rate over widths and depths under the standard parametrisation and CompleteP"
+    )
+    parser.add_argument("--optimum-check", action="store_true", help=optimum)
+    sizes = "widths of --optimum-check, separated by commas (default: 16,32,64)"
+    parser.add_argument("--widths", help=sizes)
+    parser.add_argument("--depths", help="depths of --optimum-check (default: 2,4,8)")
+    parser.add_argument("--steps", type=int, help="steps of each training of --optimum-check (default: 100)")
+    parser.add_argument("--seeds", type=int, help="seeds of each training of --optimum-check (default: 3)")
 
 
 def _add_table_flags(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from tlx.scaling.backtesting import Backtest
 from tlx.scaling.fits import Fit
 from tlx.scaling.suggestions import Halving, Suggestion
@@ -112,7 +114,8 @@ def status(progress: Mapping[str, Any]) -> str:
     if progress["seconds_left"] not in (None, 0):
         left = f", about {duration(progress['seconds_left'])} of work"
     counts = f"{progress['done']} done, {progress['diverged']} diverged, {progress['failed']} failed"
-    return columns(rows) + f"\n{counts}, {progress['left']} left{left}"
+    unscored = f", {progress['unscored']} without scores on tasks" if progress["unscored"] else ""
+    return columns(rows) + f"\n{counts}, {progress['left']} left{left}{unscored}"
 
 
 def fit(fitted: Fit, tests: Mapping[str, Any]) -> str:
@@ -207,13 +210,13 @@ def suggest(suggestions: Sequence[Suggestion], halved: Halving, flops: float) ->
     for run in suggestions:
         rows.append((number(run.N), number(run.D), f"{run.flops:.3g}", f"{run.interval:.2%}", run.why))
     text = f"to forecast {flops:.3g} FLOP (95% width by the law now {halved.before:.2%}):\n{columns(rows)}"
+    runs = f"{halved.runs} such runs, {halved.flops:.3g} FLOP"
     if halved.after > halved.before / 2:
-        return (
-            f"{text}\n{halved.runs} such runs, {halved.flops:.3g} FLOP, do not halve it: {halved.after:.2%}"
-        )
-    return (
-        f"{text}\nto halve it: {halved.runs} such runs, {halved.flops:.3g} FLOP in all ({halved.after:.2%})"
-    )
+        text += f"\n{runs}, do not halve it: {halved.after:.2%}"
+    else:
+        text += f"\nto halve it: {runs} in all ({halved.after:.2%})"
+    widths = f"{halved.forecast_before:.2%} wide now and {halved.forecast_after:.2%} after them"
+    return f"{text}\nthe forecast's own interval, with drift and the measured run's noise: {widths}"
 
 
 def curve(result: Mapping[str, Any]) -> str:
@@ -337,6 +340,24 @@ def coordinates(checks: Sequence[Any], path: str) -> str:
         rows.append((check.name, *(f"{power:+.2f}" for power in check.powers.values())))
     verdicts = [f"{check.name}: {'steady' if check.steady else 'grows with the width'}" for check in checks]
     return columns(rows) + "\n" + "; ".join(verdicts) + f"\nplot: {path}"
+
+
+def optima(checks: Sequence[Any], path: str) -> str:
+    """Return the best learning rate of every model, its movement over width and depth, and the path of the plot."""
+    rows: list[Sequence[Any]] = [("parametrisation", "width", "depth", "best rate", "without one seed")]
+    lines = []
+    for check in checks:
+        models = {(model.width, model.depth): model for model in (*check.by_width, *check.by_depth)}
+        for (width, depth), model in models.items():
+            best = np.exp(model.best)
+            known = np.isfinite(best).all()
+            mean = f"{np.exp(np.mean(model.best)):.3g}" if known else "no minimum"
+            spread = f"{best.min():.3g} to {best.max():.3g}" if known else "-"
+            rows.append((check.name, width, depth, mean, spread))
+        for size, moved in (("width", check.over_width), ("depth", check.over_depth)):
+            power = f"{size}^{moved.power:+.2f} ({moved.low:+.2f} to {moved.high:+.2f})"
+            lines.append(f"{check.name}: best rate ~ {power}: {moved.verdict}")
+    return columns(rows) + "\n" + "\n".join(lines) + f"\nplot: {path}"
 
 
 def downstream(result: Mapping[str, Any]) -> str:

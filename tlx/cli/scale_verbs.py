@@ -26,7 +26,7 @@ from tlx.scaling.forecast import accelerator_hours
 from tlx.scaling.forecast import predict as predict_run
 from tlx.scaling.hyperparameters import hparams as fit_hparams
 from tlx.scaling.ladder import LadderConfig
-from tlx.scaling.ledger import FORMAT, Ledger
+from tlx.scaling.ledger import CHECKPOINTS, FORMAT, Ledger
 from tlx.scaling.mixture_laws import MixtureFit
 from tlx.scaling.prediction import predict_loss
 from tlx.scaling.running import run as run_ladder
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     run_ladder(planned, folder, options.backend, parallel=options.parallel, allow=options.allow, say=say)
     progress = ladder_status(folder)
     _print(options, progress, scale_tables.status(progress))
-    return 0 if not progress["left"] and not progress["failed"] else 1
+    return 0 if not any(progress[state] for state in ("left", "failed", "unscored")) else 1
 
 
 def status(options: argparse.Namespace) -> int:
@@ -198,6 +198,8 @@ def hparams(options: argparse.Namespace) -> int:
     """Print laws of learning rate and batch, or the coordinate check."""
     if options.coordinate_check:
         return _coordinate_check(options)
+    if options.optimum_check:
+        return _optimum_check(options)
     result = fit_hparams(_table(options), options.boot)
     _print(options, result, scale_tables.hparams(result))
     return 0 if result["status"] == "ok" else NOT_IDENTIFIED
@@ -205,8 +207,12 @@ def hparams(options: argparse.Namespace) -> int:
 
 def downstream(options: argparse.Namespace) -> int:
     """Print the errors of a task's metric predicted from the loss."""
+    path = None
+    if not options.runs:
+        checkpoints = _ladder(options)[2] / CHECKPOINTS
+        path = str(checkpoints) if checkpoints.exists() else None
     result = predict_downstream(
-        _table(options),
+        _table(options, path),
         options.metric,
         form=options.form,
         steps=options.steps,
@@ -348,6 +354,41 @@ def _coordinate_check(options: argparse.Namespace) -> int:
     values = {"checks": [check.to_dict() for check in checks], "plot": str(path)}
     _print(options, values, scale_tables.coordinates(checks, str(path)))
     return 0 if checks[-1].steady else NOT_IDENTIFIED
+
+
+def _optimum_check(options: argparse.Namespace) -> int:
+    """Exit 0 where the best rate stays over width and depth under the config's parametrisation (else CompleteP)."""
+    from tlx.scaling import optimum_checks
+
+    ladder, run_config, folder = _ladder(options)
+    if ladder is None:
+        raise ConfigError("--optimum-check needs --config")
+    changes: dict[str, Any] = {}
+    for name in ("widths", "depths"):
+        if getattr(options, name) is not None:
+            changes[name] = _whole_numbers(name, getattr(options, name))
+    for name in ("steps", "seeds"):
+        if getattr(options, name) is not None:
+            changes[name] = getattr(options, name)
+    settings = optimum_checks.OptimumSettings(**changes)
+    configured = run_config.model.parametrization.name
+    names = ("standard", configured if configured != "standard" else "completep")
+    checks = [optimum_checks.optimum_check(ladder, run_config, name, settings) for name in names]
+    with places.written_folder(folder / "report") as local:
+        path = folder / "report" / optimum_checks.plot(checks, local / "optima.png").name
+    values = {"checks": [check.to_dict() for check in checks], "plot": str(path)}
+    _print(options, values, scale_tables.optima(checks, str(path)))
+    stays = all(moved.verdict == "stays" for moved in (checks[-1].over_width, checks[-1].over_depth))
+    return 0 if stays else NOT_IDENTIFIED
+
+
+def _whole_numbers(name: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"--{name} = {text!r} must be whole numbers separated by commas, such as 16,32"
+        ) from None
 
 
 def _not_identified(options: argparse.Namespace, fitted: Fit) -> int:

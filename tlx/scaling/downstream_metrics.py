@@ -88,7 +88,7 @@ class DownstreamSettings:
     """Items of the task, whose sampling noise an accuracy has at least; 0 for that of the curve's residuals alone."""
 
     boot: int = 200
-    """Bootstrap draws of the intervals; 0 for none."""
+    """Bootstrap draws of the curve (two steps), and a twentieth of the draws of an interval; 0 for no intervals."""
 
     seed: int = 0
     """Seed of the draws."""
@@ -119,8 +119,8 @@ def downstream(runs: Any, metric: str, **settings: Any) -> dict[str, Any]:
 
     Returns:
         form, params, status; errors |predicted / measured - 1| of the held-out models: loss_error, metric_error (from
-        the predicted loss), metric_error_from_measured_loss, with predicted and measured; of two steps with boot > 0
-        interval, the 95% interval of each held-out metric, and covered, the fraction inside. With steps=0 the answer
+        the predicted loss), metric_error_from_measured_loss, with predicted and measured; with boot > 0 interval, the
+        95% interval of each held-out metric, and covered, the fraction inside. With steps=0 the answer
         of the chosen way, chosen (1 or 2), inner_errors (of the largest models of the fit, left out), by which it was
         chosen, and both_errors, those of the held-out models.
 
@@ -190,16 +190,33 @@ def _two_steps(
     result["predicted"] = curve(predicted).tolist()
     result["measured"] = test[metric].tolist()
     if settings.boot:
-        low, high = _intervals(surface, curve, fitted, test, metric, settings)
-        result["interval"] = [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
-        result["covered"] = float(((low <= test[metric]) & (test[metric] <= high)).mean())
+        result |= _intervals(_two_step_draws(surface, curve, fitted, test, metric, settings), test[metric])
     return result
 
 
-def _intervals(
+def _intervals(draws: np.ndarray, measured: np.ndarray) -> dict[str, Any]:
+    """95% interval of each held-out metric from its draws [t, draws], and the fraction of them that hold it."""
+    low, high = np.quantile(draws, [0.025, 0.975], axis=1)
+    return {
+        "interval": [(float(a), float(b)) for a, b in zip(low, high, strict=True)],
+        "covered": float(((low <= measured) & (measured <= high)).mean()),
+    }
+
+
+def _with_noise(
+    values: np.ndarray, noise: np.ndarray, settings: DownstreamSettings, rng: np.random.Generator
+) -> np.ndarray:
+    """Draws of a measured metric: expectations with noise, which is at least that of the task's items."""
+    if settings.items:
+        share = np.clip(values, 0, 1)
+        noise = np.maximum(noise, np.sqrt(share * (1 - share) / settings.items))
+    return values + noise * rng.standard_normal(len(values))
+
+
+def _two_step_draws(
     surface: Fit, curve: _Curve, fitted: RunTable, test: RunTable, metric: str, settings: DownstreamSettings
-) -> tuple[np.ndarray, np.ndarray]:
-    """95% intervals [t] of the metric: the loss with its drift, curves of drawn runs, noise of the task."""
+) -> np.ndarray:
+    """Draws [t, draws] of the metric: the loss with its drift, curves of drawn runs, noise of the task."""
     rng = np.random.default_rng(settings.seed)
     groups = clusters(fitted, None)
     count = int(groups.max()) + 1
@@ -213,18 +230,13 @@ def _intervals(
     if len(curves) < _FEWEST_DRAWS:
         curves = [curve.constants]
     ahead = Outlook(surface)
-    ends = []
+    by_row = []
     for row in range(len(test["loss"])):
         loss = np.exp(ahead.sample(rows_of(test, np.array([row])), 20 * settings.boot, settings.seed + row))
         drawn = np.array(curves)[rng.integers(0, len(curves), len(loss))]
         values = curve.function(drawn.T, loss)
-        noise = np.full(len(values), curve.noise)
-        if settings.items:
-            share = np.clip(values, 0, 1)
-            noise = np.maximum(noise, np.sqrt(share * (1 - share) / settings.items))
-        ends.append(np.quantile(values + noise * rng.standard_normal(len(values)), [0.025, 0.975]))
-    low, high = np.transpose(ends)
-    return low, high
+        by_row.append(_with_noise(values, np.full(len(values), curve.noise), settings, rng))
+    return np.array(by_row)
 
 
 def _one_step(rows: RunTable, test: RunTable, metric: str, settings: DownstreamSettings) -> dict[str, Any]:
@@ -245,7 +257,24 @@ def _one_step(rows: RunTable, test: RunTable, metric: str, settings: DownstreamS
         result["metric_error"] = _errors(predicted, test[metric])
         result["predicted"] = predicted.tolist()
         result["measured"] = test[metric].tolist()
+        if settings.boot:
+            result |= _intervals(_one_step_draws(surface, test, metric, settings), test[metric])
     return result
+
+
+def _one_step_draws(surface: Fit, test: RunTable, metric: str, settings: DownstreamSettings) -> np.ndarray:
+    """Draws [t, draws] of the metric by a law of its own: the law with its drift, noise of runs and task."""
+    rng = np.random.default_rng(settings.seed)
+    ahead = Outlook(surface)
+    by_row = []
+    for row in range(len(test[metric])):
+        one = rows_of(test, np.array([row]))
+        target = np.exp(ahead.sample(one, 20 * settings.boot, settings.seed + row))
+        values = target if settings.best is None else settings.best - target
+        if settings.chance is not None:
+            values = np.maximum(values, settings.chance)
+        by_row.append(_with_noise(values, target * ahead.noise, settings, rng))
+    return np.array(by_row)
 
 
 def _choose_steps(

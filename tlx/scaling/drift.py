@@ -125,6 +125,11 @@ class Outlook:
         """Probability that the table's losses drift away from every form of the law."""
         return float(sum(w for w, model in zip(self.weights, self._models, strict=True) if model.size > 0))
 
+    @property
+    def noise(self) -> float:
+        """Standard deviation of ln loss of a run at the largest budget of the table."""
+        return self._noise_at_end
+
     def forecast(self, rows: RunTable, interval: float = 0.95, noise: bool = True) -> Forecast:
         """Forecast ln loss.
 

@@ -3,7 +3,8 @@
 Polynomials and splines are of ln loss on ln N. A parabola is biased wherever the two sides of the minimum
 differ (alpha != beta): 3 to 14% of D* on grids of +-8x, and up to .07 of the exponent on published sweeps.
 Where noise is larger than that, a parabola is the most exact. The default, auto, therefore chooses the
-polynomial by the noise, for all budgets together, from the sizes near each minimum.
+polynomial by the noise, for all budgets together, from the sizes near each minimum, and gives all budgets one shape
+where their losses allow it.
 """
 
 from collections.abc import Callable
@@ -31,6 +32,12 @@ _PENALTY = 2.5
 
 # Probability of the parabola's misfit by noise alone below which auto gives the parabola up.
 _REJECTED = 0.01
+
+# Variance around the budgets' shared shape, over that of the noise, from which the shape is theirs no more.
+_MISFIT = 3.0
+
+# Rounds in which the budgets' shared shape and their minima are found from each other.
+_ROUNDS = 4
 
 # Points at which a curve is evaluated to bracket its lowest one.
 _GRID = 401
@@ -126,7 +133,16 @@ def minima(runs: RunTable, curve: str = "auto", window: float = np.inf) -> list[
     noise = pooled_noise(runs)
     near = [_near_minimum(runs, rows, noise) for rows in groups]
     chosen = _curve_by_noise(runs, near)
-    return [_minimum(runs, rows, chosen, window, used) for rows, used in zip(groups, near, strict=True)]
+    lowest = [_minimum(runs, rows, chosen, window, used) for rows, used in zip(groups, near, strict=True)]
+    inside = [i for i, minimum in enumerate(lowest) if not minimum.edge]
+    shared = _shared_shape(runs, [near[i] for i in inside], [lowest[i] for i in inside])
+    if shared is None:
+        return lowest
+    log_n, log_loss = shared.lowest(shared.target[None])
+    for i, n, loss in zip(inside, np.exp(log_n[0]), np.exp(log_loss[0]), strict=True):
+        d = float(_tokens_at(runs, groups[i], n))
+        lowest[i] = lowest[i]._replace(N=float(n), D=d, loss=float(loss))
+    return lowest
 
 
 def fit_lines(minima: list[Minimum]) -> tuple[Line, Line]:
@@ -169,9 +185,13 @@ def bootstrap_lines(
     noise = np.random.default_rng(seed).normal(0, level, (draws, ends[-1]))
     log_n = np.full((draws, len(groups)), np.nan)
     log_d = np.full((draws, len(groups)), np.nan)
+    shared = _shared_shape(runs, [rows for rows, _ in groups], [m for _, m in groups]) if near else None
+    if shared is not None:
+        log_n = shared.lowest(shared.target + noise)[0]
     for i, (rows, minimum) in enumerate(groups):
-        noisy = np.log(runs["loss"][rows]) + noise[:, ends[i] : ends[i + 1]]
-        log_n[:, i] = _lowest_of_each(np.log(runs["N"][rows]), noisy, minimum.curve)[0]
+        if shared is None:
+            noisy = np.log(runs["loss"][rows]) + noise[:, ends[i] : ends[i + 1]]
+            log_n[:, i] = _lowest_of_each(np.log(runs["N"][rows]), noisy, minimum.curve)[0]
         log_d[:, i] = np.log(_tokens_at(runs, rows, np.exp(log_n[:, i])))
     log_c = np.log([minimum.flops for _, minimum in groups])
     enough = np.isfinite(log_n).sum(1) >= 2
@@ -312,6 +332,117 @@ def _named(degree: int) -> str:
     return next(name for name, other in _DEGREES.items() if other == degree)
 
 
+class _SharedShape:
+    """Polynomials of several budgets whose powers above the second have one shape.
+
+    Where loss = E + A N^-alpha + B D^-beta, the loss above E over its lowest value of a budget is one function of
+    ln N - ln N* at all budgets. Each budget therefore has its own parabola, and higher powers in proportion to its
+    curvature: the noise of constants that all budgets share moves all minima alike, and not their exponent.
+    Shapes: k budgets, n sizes of all budgets.
+    """
+
+    def __init__(self, log_flops: np.ndarray, sizes: list[np.ndarray], target: np.ndarray, degree: int):
+        """Bind the budgets. Takes ln FLOPs [k], ln N of each budget, ln loss [n] and the degree, 3 or 4."""
+        self.target = target
+        self.degree = degree
+        self._log_flops = log_flops
+        self._sizes = sizes
+        self._centers = np.zeros(len(sizes))
+        self._proportion = np.ones(len(sizes))
+
+    def settle(self, log_n: np.ndarray) -> bool:
+        """Find shape and minima from each other, beginning at minima [k]. Returns whether there are some."""
+        for _ in range(_ROUNDS):
+            self._centers = np.polyval(np.polyfit(self._log_flops, log_n, 1), self._log_flops)
+            curvature = self._constants(self.target[None])[0, : len(self._sizes)]
+            if (curvature <= 0).any():
+                return False
+            trend = np.polyval(np.polyfit(self._log_flops, np.log(curvature), 1), self._log_flops)
+            self._proportion = np.exp(trend - trend.mean())
+            log_n = self.lowest(self.target[None])[0][0]
+            if not np.isfinite(log_n).all():
+                return False
+        return True
+
+    @property
+    def squares(self) -> float:
+        """Sum of the squares of ln loss around the curves."""
+        rest = self.target - self._design() @ self._constants(self.target[None])[0]
+        return float(rest @ rest)
+
+    @property
+    def num_constants(self) -> int:
+        """Constants of all curves together."""
+        return 3 * len(self._sizes) + self.degree - 2
+
+    def lowest(self, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return (ln N, ln loss), each [draws, k], at the lowest points for draws of ln loss [draws, n]."""
+        constants = self._constants(target)
+        budgets = len(self._sizes)
+        log_n = np.empty((len(target), budgets))
+        log_loss = np.empty((len(target), budgets))
+        for i, x in enumerate(self._sizes):
+            higher = constants[:, 3 * budgets :] * self._proportion[i]
+            powers = np.hstack([higher, constants[:, i : 3 * budgets : budgets]]).T
+            u = x - self._centers[i]
+            at, value = _lowest_of_polynomials(powers, np.linspace(u.min(), u.max(), _GRID))
+            log_n[:, i] = at + self._centers[i]
+            log_loss[:, i] = value
+        return log_n, log_loss
+
+    def _constants(self, target: np.ndarray) -> np.ndarray:
+        """Constants [draws, 3 k + degree - 2]: curvatures, slopes, values, then the higher powers, highest first."""
+        return np.linalg.lstsq(self._design(), target.T, rcond=None)[0].T
+
+    def _design(self) -> np.ndarray:
+        budgets = len(self._sizes)
+        blocks = []
+        for i, x in enumerate(self._sizes):
+            u = x - self._centers[i]
+            block = np.zeros((len(u), self.num_constants))
+            block[:, i : 3 * budgets : budgets] = np.vander(u, 3)
+            powers = np.arange(self.degree, 2, -1)
+            block[:, 3 * budgets :] = self._proportion[i] * u[:, None] ** powers
+            blocks.append(block)
+        return np.vstack(blocks)
+
+
+def _shared_shape(runs: RunTable, groups: list[np.ndarray], lowest: list[Minimum]) -> _SharedShape | None:
+    """The curves of budgets with one shape; None for parabolas, or where the noise or an F test reject it.
+
+    Args:
+        runs: The table.
+        groups: Rows near the minimum of each budget.
+        lowest: Minimum of each of these budgets' own curves.
+    """
+    degree = max((_DEGREES[minimum.curve] for minimum in lowest), default=2)
+    if degree == 2 or len(lowest) < 3:
+        return None
+    sizes = [np.log(runs["N"][rows]) for rows in groups]
+    target = np.log(runs["loss"][np.concatenate(groups)])
+    shared = _SharedShape(np.log([minimum.flops for minimum in lowest]), sizes, target, degree)
+    if not shared.settle(np.log([minimum.N for minimum in lowest])):
+        return None
+    squares = 0.0
+    constants = 0
+    for rows, x, minimum in zip(groups, sizes, lowest, strict=True):
+        y = np.log(runs["loss"][rows])
+        order = _DEGREES[minimum.curve]
+        rest = y - _polynomial(x, y, order)(x)
+        squares += float(rest @ rest)
+        constants += order + 1
+    free = len(target) - constants
+    added = constants - shared.num_constants
+    left = shared.squares / max(1, len(target) - shared.num_constants)
+    if left > _MISFIT * pooled_noise(runs) ** 2:
+        return None
+    if free > 0 and added > 0:
+        ratio = (shared.squares - squares) / added / (squares / free + 1e-30)
+        if special.fdtrc(added, free, max(0.0, ratio)) < _REJECTED:
+            return None
+    return shared
+
+
 def _best_size(x: np.ndarray, y: np.ndarray) -> float:
     """The size x with the lowest mean of y."""
     sizes = np.unique(x)
@@ -384,13 +515,18 @@ def _lowest_of_each(x: np.ndarray, y: np.ndarray, curve: str) -> tuple[np.ndarra
     middle = (x[0] + x[-1]) / 2
     half = (x[-1] - x[0]) / 2
     constants = np.linalg.lstsq(np.vander((x - middle) / half, degree + 1), y.T, rcond=None)[0]
-    grid = np.linspace(-1, 1, _GRID)
-    lowest = np.argmin(np.vander(grid, degree + 1) @ constants, axis=0)
-    inside = (lowest > 0) & (lowest < _GRID - 1)
+    best, loss = _lowest_of_polynomials(constants, np.linspace(-1, 1, _GRID))
+    return middle + half * best, loss
+
+
+def _lowest_of_polynomials(constants: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(place, value), each [draws], of the lowest points of polynomials [powers, draws]; NaN at ends of the grid."""
+    lowest = np.argmin(np.vander(grid, len(constants)) @ constants, axis=0)
+    inside = (lowest > 0) & (lowest < len(grid) - 1)
     place = np.where(inside, lowest, 1)
     best = _golden(lambda u: np.polyval(constants, u), grid[place - 1], grid[place + 1])
-    loss = np.polyval(constants, best)
-    return np.where(inside, middle + half * best, np.nan), np.where(inside, loss, np.nan)
+    value = np.polyval(constants, best)
+    return np.where(inside, best, np.nan), np.where(inside, value, np.nan)
 
 
 def _lowest_interpolated(x: np.ndarray, y: np.ndarray, curve: str) -> tuple[float, float]:

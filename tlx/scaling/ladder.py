@@ -133,6 +133,15 @@ class LadderConfig:
     checkpoints: int = 10
     """Checkpoints of each run."""
 
+    tasks: tuple[str, ...] = ()
+    """Tasks that every run is evaluated on when it has ended: few-shot configs (configs/evaluate) as FILE[:ARG] or by
+    their packaged name, and tasks of the lm-evaluation-harness as "harness:NAME". The ledger has their metrics in the
+    columns TASK/METRIC."""
+
+    task_points: int = 1
+    """Checkpoints of each run, evenly spaced up to its end, that are evaluated on `tasks`, 1 or more; 1 for the end
+    alone. With more, checkpoints.jsonl beside the ledger has a line for each."""
+
     def validate(self) -> None:
         """Check the values. Raises ConfigError naming the field, its value and the legal ones."""
         if self.accelerator not in ACCELERATORS:
@@ -142,7 +151,14 @@ class LadderConfig:
         for name in ("budget_ratio", "size_span"):
             if getattr(self, name) <= 1:
                 raise ConfigError(f"ladder.{name} = {getattr(self, name)} must be above 1")
-        minimums = {"num_budgets": 1, "sizes": 3, "seeds": 1, "head_dim": 2, "accelerators": 1}
+        minimums = {
+            "num_budgets": 1,
+            "sizes": 3,
+            "seeds": 1,
+            "head_dim": 2,
+            "accelerators": 1,
+            "task_points": 1,
+        }
         for name, minimum in minimums.items():
             if getattr(self, name) < minimum:
                 raise ConfigError(f"ladder.{name} = {getattr(self, name)} must be {minimum} or more")

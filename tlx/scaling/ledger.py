@@ -2,6 +2,7 @@
 
 FOLDER/plan.json       what `plan` returned
 FOLDER/ledger.jsonl    one line per planned run, in the plan's order: the table that `fit` reads
+FOLDER/checkpoints.jsonl  one line per checkpoint that was evaluated on tasks, where there are several of a run
 FOLDER/events.jsonl    starts, exits and retries, with times
 FOLDER/runs/ID/        each run's own directory
 
@@ -33,6 +34,7 @@ from tlx.base.renamed_keys import upgrade
 from tlx.base.saved_defaults import adopt, fill
 
 LEDGER = "ledger.jsonl"
+CHECKPOINTS = "checkpoints.jsonl"
 
 FORMAT = 2  # of plan.json: that of the configs in it (run.json's). Plans without one are of format 1.
 
@@ -76,7 +78,7 @@ class Ledger:
     def start(self, plan: Mapping[str, Any]) -> None:
         """Write a plan where there is none. Raises ConfigError where there is another one.
 
-        A plan that is there already keeps its ids, whatever those of `plan` are.
+        A plan that is there already keeps its ids, whatever those of `plan` are, and takes the tasks of `plan`.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.has_plan:
@@ -88,6 +90,9 @@ class Ledger:
                 f"{self.folder} holds another plan: {ids.count(None)} of {len(ids)} runs are not in it; "
                 "choose another --folder, or leave the config out to go on with this plan"
             )
+        stored = self.plan
+        if plan.get("tasks") and plan["tasks"] != stored.get("tasks"):
+            write_json(self.folder / "plan.json", stored | {"tasks": plan["tasks"]})
 
     def stored_runs(self, runs: Sequence[Mapping[str, Any]]) -> list[str | None]:
         """Return the stored id of each planned run of `runs`; None where the stored plan lacks it.
@@ -168,8 +173,8 @@ class Ledger:
         Args:
             row: The planned run, or a retry of one.
             status: done, diverged or failed.
-            results: loss, bits_per_byte, D_unique, exit, as far as known; numbers that are not finite become
-                None.
+            results: loss, bits_per_byte, D_unique, exit and the columns TASK/METRIC, as far as known; numbers that
+                are not finite become None.
         """
         line = {name: value for name, value in row.items() if name not in _NOT_IN_LINE}
         line["status"] = status
@@ -177,11 +182,37 @@ class Ledger:
         self._guard()
         known = {old["run"]: old for old in self.lines()}
         known[line["run"]] = line
+        with atomic_open(self.folder / LEDGER) as handle:
+            handle.writelines(json.dumps(known[run]) + "\n" for run in self._order() if run in known)
+
+    def record_checkpoints(self, row: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> None:
+        """Add or replace the lines of a run's checkpoints; the file stays in the plan's order.
+
+        Args:
+            row: The planned run.
+            points: "step", "loss" and the columns of tasks of each checkpoint, in the order of their steps.
+        """
+        names = ("run", "objective", "budget", "N", "N_nonembed", "depth", "width", "lr", "seed")
+        known: dict[str, list[dict[str, Any]]] = {}
+        for line in json_lines.read(self.folder / CHECKPOINTS, is_line):
+            known.setdefault(line["run"], []).append(line)
+        known[row["run"]] = []
+        for point in points:
+            columns = {name: row[name] for name in names if name in row}
+            columns["D"] = point["step"] * row["batch_tokens"]
+            columns["flops"] = row["flops"] * point["step"] / row["steps"]
+            known[row["run"]].append(columns | {"status": "done"} | dict(point))
+        self._guard()
+        with atomic_open(self.folder / CHECKPOINTS) as handle:
+            for run in self._order():
+                handle.writelines(json.dumps(line) + "\n" for line in known.get(run, ()))
+
+    def _order(self) -> list[str]:
+        """Ids of all planned runs in the plan's order, each followed by that of its retry."""
         order = []
         for planned in self.plan["runs"]:
             order += [planned["run"], self.retry(planned)["run"]]
-        with atomic_open(self.folder / LEDGER) as handle:
-            handle.writelines(json.dumps(known[run]) + "\n" for run in dict.fromkeys(order) if run in known)
+        return list(dict.fromkeys(order))
 
     def event(self, name: str, **fields: Any) -> None:
         """Add a line to events.jsonl."""
@@ -275,7 +306,8 @@ def _results(line: Mapping[str, Any] | None) -> dict[str, Any]:
     """The results in a ledger line; none where there is no line."""
     if line is None:
         return {}
-    return {name: line[name] for name in _RESULTS if name in line}
+    scores = {name: value for name, value in line.items() if "/" in name}
+    return {name: line[name] for name in _RESULTS if name in line} | scores
 
 
 def _finite(value: Any) -> Any:

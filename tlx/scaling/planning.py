@@ -13,6 +13,7 @@ from tlx.scaling.costs import SizedRun, plain_config, sized_runs
 from tlx.scaling.ladder import LadderConfig
 from tlx.scaling.ledger import FORMAT, new_id
 from tlx.scaling.rate_laws import Rates, load_rate_law
+from tlx.scaling.task_scores import read_tasks
 from tlx.scaling.trunks import with_trunks
 
 # A run of the ladder: its budget in FLOPs, and its size.
@@ -44,8 +45,8 @@ def plan(ladder: Any, run: Any, memory: bool = True) -> dict[str, Any]:
         memory: Whether memory_bytes is estimated, which takes seconds for each size; else it is None.
 
     Returns:
-        {"format", "name", "ladder", "budgets", "total_flops", "hours", "runs"}. Each run holds its id, its
-        resolved config, and N, D and flops by every convention.
+        {"format", "name", "ladder", "budgets", "total_flops", "hours", "runs"}, and "tasks" where runs are evaluated
+        on some. Each run holds its id, its resolved config, and N, D and flops by every convention.
 
     Raises:
         ConfigError: A setting is not legal, or the budget cannot pay for a ladder with bracketed minima.
@@ -82,7 +83,7 @@ def plan(ladder: Any, run: Any, memory: bool = True) -> dict[str, Any]:
         raise ConfigError(
             "two cells of the ladder are the same run; lower ladder.sizes or raise ladder.size_span"
         )
-    return {
+    planned = {
         "format": FORMAT,
         "name": config.name,
         "ladder": to_dict(config),
@@ -91,6 +92,7 @@ def plan(ladder: Any, run: Any, memory: bool = True) -> dict[str, Any]:
         "hours": total / config.flops_per_second / 3600,
         "runs": runs,
     }
+    return planned | ({"tasks": read_tasks(config.tasks)} if config.tasks else {})
 
 
 def nearest_run(ladder: LadderConfig, run: Any, N: float, flops: float) -> dict[str, Any]:
@@ -206,6 +208,9 @@ def _planned_run(
     rows = max(1, round((rates.batch_tokens or 0) * settings.batch_factor / sized.length))
     per_step = rows * sized.length
     steps = max(1, int(tokens / per_step))
+    # Evaluations on tasks are evenly spaced, the last one at the end.
+    points = min(config.task_points, steps)
+    steps -= steps % points
     if settings.batch_factor > 1 and steps < config.min_steps:
         raise ConfigError(
             f"ladder.batch_factors: {settings.batch_factor:g} times the batch leaves {steps} steps to the run of "
@@ -222,8 +227,11 @@ def _planned_run(
     if decay is not None:
         values["optimizer"]["weight_decay"] = float(f"{decay:.4g}")
     values["optimizer"]["schedule"]["warmup"] = config.warmup_fraction
-    values["eval"] |= {"every": steps, "final": False}
+    between = steps // points
+    values["eval"] |= {"every": between, "final": False}
     values["checkpoint"] |= {"every": max(1, -(-steps // config.checkpoints)), "keep": 1}
+    if points > 1:
+        values["checkpoint"]["keep_at"] = [between * i for i in range(1, points)]
     values = to_dict(resolve(values, allow=None))
     flops = sized.conventions(rows, steps)
     # Ledgers of ladders that leave the weight decay alone have no column of it.

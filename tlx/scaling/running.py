@@ -28,6 +28,7 @@ from tlx.launch.clusters import CLUSTERS
 from tlx.scaling.ledger import Ledger, outside_packages_of
 from tlx.scaling.outcome import ended, result_of
 from tlx.scaling.simulation import BESIROGLU, draw
+from tlx.scaling.task_scores import has_scores, read_scores
 from tlx.training.journal import read_lines
 
 # Starts in a row without a new checkpoint after which a run that dies is given up.
@@ -38,6 +39,9 @@ _POLL_SECONDS = 0.2
 # Waits before a run is started again: until another process gives up its lease, and after other exits.
 _LEASE_SECONDS = 20.0
 _RESTART_SECONDS = 1.0
+
+# The words that score the checkpoints of a run on tasks, before its directory and the file of settings.
+_SCORER = (sys.executable, "-m", "tlx.scaling.task_scores")
 
 _CONFIG_FILE = '''"""A planned run of a ladder; written by `tlx scale run`."""
 
@@ -68,7 +72,8 @@ def run(
     """Train every run of a plan to its end.
 
     Finished runs are left alone, and interrupted ones resume from their checkpoints. A run that diverges is
-    recorded, and tried once more with half the learning rate.
+    recorded, and tried once more with half the learning rate. Where the plan names tasks, this machine evaluates
+    every finished run on them.
 
     Args:
         plan: What tlx.scaling.plan returned; None for the plan that the folder holds.
@@ -93,6 +98,10 @@ def run(
             ledger.start(plan)
         kind, _, detail = backend.partition(":")
         if kind == "simulate":
+            if ledger.plan.get("tasks"):
+                raise ConfigError(
+                    "backend simulate trains no model to evaluate on ladder.tasks: leave them out"
+                )
             _simulate(ledger, float(detail or 0.002))
         elif kind in _TEMPLATES:
             template = _TEMPLATES[kind](detail)
@@ -134,13 +143,16 @@ _TEMPLATES: dict[str, Callable[[str], str]] = {"local": _local, "command": _comm
 
 
 def status(folder: str | os.PathLike | BucketPath) -> dict[str, Any]:
-    """Return the state of a ladder's runs: {"done", "diverged", "failed", "left", "seconds_left", "runs"}.
+    """Return the state of a ladder's runs.
 
-    seconds_left is for one run after the other at the speed of the finished and running ones, and with the time
-    that finished runs took besides training (compilation above all) for each run that has not started; None
-    before a run has a speed.
+    Its keys are done, diverged, failed, left, unscored, seconds_left and runs. unscored is the number of finished
+    runs that have not been evaluated on the plan's tasks. seconds_left is for one run after the other at the speed of
+    the finished and running ones, and with the time that finished runs took besides training (compilation above all)
+    for each run that has not started; None before a run has a speed.
     """
     ledger = Ledger(folder)
+    tasks = ledger.plan.get("tasks", {})
+    unscored = 0
     rows = []
     measured_seconds = 0.0
     measured_flops = 0.0
@@ -158,6 +170,7 @@ def status(folder: str | os.PathLike | BucketPath) -> dict[str, Any]:
             measured_flops += trained * row["flops"]
         if state == "done":
             besides += _seconds_besides_training(ledger.run_folder(row))
+            unscored += not has_scores(row, tasks)
         if state in ("started", "waiting"):
             left_flops += (1 - share) * row["flops"]
         names = ("run", "budget", "N", "D", "lr", "seed", "loss", "retry_of")
@@ -171,7 +184,7 @@ def status(folder: str | os.PathLike | BucketPath) -> dict[str, Any]:
     else:
         seconds_left = None if left_flops else 0.0
     left = len(rows) - sum(count.values())
-    return count | {"left": left, "seconds_left": seconds_left, "runs": rows}
+    return count | {"left": left, "unscored": unscored, "seconds_left": seconds_left, "runs": rows}
 
 
 class _Processes:
@@ -186,6 +199,8 @@ class _Processes:
         self.starts: dict[str, int] = {}  # of each run, since its last new checkpoint
         self.last_step: dict[str, int] = {}  # of the newest checkpoint at the last start
         self.not_before: dict[str, float] = {}  # monotonic time of the next start
+        self.tasks: dict[str, Any] = ledger.plan.get("tasks", {})
+        self.unscored: set[str] = set()  # runs whose evaluation on tasks has failed
 
     def run(self) -> None:
         """Start and collect processes until every run has ended."""
@@ -204,16 +219,21 @@ class _Processes:
                 process.terminate()
 
     def _waiting(self) -> list[dict[str, Any]]:
-        """Runs without an end, long ones first; branches once their trunk has got so far, or has ended."""
+        """Runs without an end or without scores, long ones first; branches once their trunk has got so far."""
         rows = self.ledger.rows()
         finished = {row["run"] for row in rows if "status" in row}
         ready = []
         for row in rows:
-            if row["run"] in finished or row["run"] in self.running:
+            if row["run"] in self.running or (row["run"] in finished and not self._wants_scores(row)):
                 continue
-            if row.get("trunk") in (None, *finished) or self._trunk_checkpoint(row) is not None:
+            needs_no_trunk = row["run"] in finished or row.get("trunk") in (None, *finished)
+            if needs_no_trunk or self._trunk_checkpoint(row) is not None:
                 ready.append(row)
         return sorted(ready, key=lambda row: -row["flops"])
+
+    def _wants_scores(self, row: Mapping[str, Any]) -> bool:
+        """Whether a finished run is still to be evaluated on the plan's tasks."""
+        return row["status"] == "done" and row["run"] not in self.unscored and not has_scores(row, self.tasks)
 
     def _trunk_checkpoint(self, row: Mapping[str, Any]) -> Place | None:
         """The trunk's checkpoint that a branch starts from, where there is one."""
@@ -228,6 +248,9 @@ class _Processes:
 
     def _start(self, row: dict[str, Any]) -> None:
         """Start a run's process; a run that ended while no driver watched is recorded instead."""
+        if "status" in row:
+            self._start_scoring(row)
+            return
         workdir = self.ledger.run_folder(row)
         workdir.mkdir(parents=True, exist_ok=True)
         result = result_of(workdir, row["steps"])
@@ -238,16 +261,52 @@ class _Processes:
         if checkpoint is not None and not _checkpointed(workdir):
             _graft(checkpoint, workdir / "checkpoints")
         local = self._local_folder(row)
-        words = self._command(row, workdir, local)
-        with open(local / "log.txt", "a", encoding="utf-8") as log:
-            process = subprocess.Popen(_dying_with_us(words), stdout=log, stderr=log)
-        self.running[row["run"]] = (process, row)
+        self._open_process(row, local, self._command(row, workdir, local))
         step = _checkpointed(workdir)
         advanced = step > self.last_step.get(row["run"], -1)
         self.starts[row["run"]] = 1 if advanced else self.starts[row["run"]] + 1
         self.last_step[row["run"]] = step
         self.ledger.event("start", run=row["run"])
         self.say(f"{row['run']}  started: {_about(row)}")
+
+    def _open_process(self, row: dict[str, Any], local: pathlib.Path, words: list[str]) -> None:
+        """Start a process of a run, whose output goes to the run's log."""
+        with open(local / "log.txt", "a", encoding="utf-8") as log:
+            process = subprocess.Popen(_dying_with_us(words), stdout=log, stderr=log)
+        self.running[row["run"]] = (process, row)
+
+    def _start_scoring(self, row: dict[str, Any]) -> None:
+        """Start the evaluation of a finished run on the plan's tasks."""
+        workdir = self.ledger.run_folder(row)
+        local = self._local_folder(row)
+        # Steps before a branch begins are its trunk's.
+        kept = row["config"]["checkpoint"]["keep_at"] if "checkpoint" in row["config"] else ()
+        every = row["config"].get("eval", {}).get("every", row["steps"])
+        first = row.get("from_step", 0) + 1
+        steps = [step for step in kept if step >= first and step % every == 0]
+        write_json(local / "scoring.json", {"tasks": self.tasks, "steps": [*steps, row["steps"]]})
+        self._open_process(row, local, [*_SCORER, str(workdir), str(local / "scoring.json")])
+        self.ledger.event("score", run=row["run"])
+
+    def _end_scoring(self, row: dict[str, Any], code: int) -> None:
+        """Add the scores of a run to the ledger; the next driver tries again where there are none."""
+        workdir = self.ledger.run_folder(row)
+        by_step = read_scores(workdir)
+        results = [(step, result_of(workdir, step)) for step in sorted(by_step)]
+        points = [{"step": step} | result | by_step[step] for step, result in results if result is not None]
+        if code or not points or not has_scores(points[-1], self.tasks):
+            self.unscored.add(row["run"])
+            self.say(
+                f"{row['run']}  tasks failed: exit {code}, see {self._local_folder(row) / 'log.txt'}; "
+                "the same command tries again"
+            )
+            return
+        if len(points) > 1:
+            self.ledger.record_checkpoints(row, points)
+        last = {name: value for name, value in points[-1].items() if name != "step"}
+        self.ledger.record(row, "done", last)
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in last.items() if "/" in name)
+        self.say(f"{row['run']}  scored: {shown}")
 
     def _local_folder(self, row: Mapping[str, Any]) -> pathlib.Path:
         """A folder of this machine for a run's config and the output of its process."""
@@ -285,6 +344,9 @@ class _Processes:
             del self.running[run_id]
             self.ledger.event("exit", run=run_id, code=code)
             self._upload_log(row)
+            if "status" in row:
+                self._end_scoring(row, code)
+                continue
             self._end(row, code, result_of(self.ledger.run_folder(row), row["steps"]))
 
     def _upload_log(self, row: Mapping[str, Any]) -> None:

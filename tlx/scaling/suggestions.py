@@ -1,14 +1,17 @@
 """suggest: the runs that say most about a forecast per FLOP, and repairs of minima without brackets."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tlx.base.errors import ConfigError
+from tlx.scaling.drift import Outlook
 from tlx.scaling.evaluation import Problem
 from tlx.scaling.fits import Fit
 from tlx.scaling.isoflop import group_budgets, minima
 from tlx.scaling.laws import get_law
+from tlx.scaling.runs import RunTable
 from tlx.scaling.solver import parse_loss
 
 
@@ -46,6 +49,13 @@ class Halving(NamedTuple):
     after: float
     """Width after them; more than half of `before` where the most runs that are tried do not suffice."""
 
+    forecast_before: float
+    """Width of the interval that `predict` gives before them: that of the law, with drift, other forms of the law and
+    the noise of the measured run, which no other run takes away."""
+
+    forecast_after: float
+    """Width of that interval after them, where they come out as forecast, with the fit's noise."""
+
 
 # Runs after which halving gives up.
 _MOST_RUNS = 500
@@ -75,7 +85,7 @@ def suggest(fit: Fit, flops: float, count: int = 4, most: float | None = None) -
 
 
 def halving(fit: Fit, flops: float, most: float | None = None) -> Halving:
-    """Count the suggested runs, repairs not among them, that halve the interval of a forecast.
+    """Count the suggested runs, repairs not among them, that halve the law's interval of a forecast.
 
     Args:
         fit: An identified fit of approach 3.
@@ -91,12 +101,31 @@ def halving(fit: Fit, flops: float, most: float | None = None) -> Halving:
     """
     design = _Design(fit, flops, most)
     before = design.width()
-    spent = 0.0
-    count = 0
-    while design.width() > before / 2 and count < _MOST_RUNS:
-        spent += design.next_run().flops
-        count += 1
-    return Halving(count, spent, before, design.width())
+    made: list[Suggestion] = []
+    while design.width() > before / 2 and len(made) < _MOST_RUNS:
+        made.append(design.next_run())
+    spent = sum(run.flops for run in made)
+    row = fit.optimal_row(flops)
+    widths = [_forecast_width(fit, row), _forecast_width(_with_runs(fit, made), row)]
+    return Halving(len(made), spent, before, design.width(), *widths)
+
+
+def _forecast_width(fit: Fit, row: RunTable) -> float:
+    """Width of the 95% interval of ln loss that `predict` gives for a run."""
+    forecast = Outlook(fit).forecast(row)
+    return float(forecast.high[0] - forecast.low[0])
+
+
+def _with_runs(fit: Fit, made: list[Suggestion]) -> Fit:
+    """The fit with further runs in its table, whose losses are those that are forecast, with the fit's noise."""
+    law = get_law(fit.law)
+    rows = {name: np.array([getattr(run, name) for run in made]) for name in ("N", "D", "flops")}
+    if not made:
+        return fit
+    noise = fit.noise * np.random.default_rng(0).standard_normal(len(made))
+    rows[law.target] = np.exp(Outlook(fit).forecast(rows).center + noise)
+    table = {name: np.concatenate([fit.runs[name], rows[name]]) for name in rows if name in fit.runs}
+    return dataclasses.replace(fit, runs=table)
 
 
 class _Design:

@@ -71,6 +71,6 @@ def _scheduled(row: LedgerRow, lr: float, warm: int, begin: int, keep_at: Sequen
     config = copy.deepcopy(row["config"])
     config["optimizer"]["learning_rate"] = lr
     config["optimizer"]["schedule"] |= {"name": "wsd", "warmup": warm, "cooldown": row["steps"] - begin}
-    config["checkpoint"]["keep_at"] = sorted(set(keep_at))
+    config["checkpoint"]["keep_at"] = sorted({*config["checkpoint"]["keep_at"], *keep_at})
     config = to_dict(resolve(config, allow=None))
     return row | {"run": new_id(config), "lr": lr, "config": config}
