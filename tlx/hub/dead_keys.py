@@ -197,7 +197,6 @@ DEAD_IN: Mapping[str, Mapping[str, DeadKey]] = {
         **_group("sizes of experts, which enable_moe_block says are not there", "num_experts top_k_experts"),
         **_group("of the same experts", "moe_intermediate_size"),
         **_group("the class reads layer_types", "sliding_window_pattern"),
-        **_group("rows of a table that the text model of 12B does not have", "vocab_size_per_layer_input"),
     },
     "gpt2": _DECODER,
     "gpt_neox": _group(

@@ -141,9 +141,18 @@ def _read_layers(values: Mapping[str, Any]) -> dict[str, Any]:
         "attention.global_kv_heads": global_kv_heads or kv_heads,
         "attention.global_tied_values": is_tied,
         "position.theta": float(full.get("rope_theta", 1_000_000.0)),
-        "position.scaling": scaling_of(full, values=values),
+        "position.scaling": _proportional(full),
         "position.local_theta": float(local.get("rope_theta", 10_000.0)) if any_window else 0.0,
     }
+
+
+def _proportional(parameters: Mapping[str, Any]) -> RotaryScaling:
+    """Convert the rotary parameters of layers without a window, where no other family has this kind."""
+    known = ("rope_type", "rope_theta", "partial_rotary_factor", "factor")
+    if parameters.get("rope_type") != "proportional" or set(parameters) - set(known):
+        return scaling_of(parameters)
+    fraction = float(parameters.get("partial_rotary_factor", 1.0))
+    return RotaryScaling("proportional", float(parameters.get("factor", 1.0)), rotated_fraction=fraction)
 
 
 def _global_heads(values: Mapping[str, Any], kinds: list[str], head_dim: int) -> tuple[int, int]:
@@ -312,6 +321,7 @@ UNIFIED = dataclasses.replace(
     fields=(
         *(field for field in FAMILY.fields if field is not TABLE),
         FixedField("hidden_size_per_layer_input", (0, None)),
+        MappedField(("vocab_size_per_layer_input",), lambda values: {}, lambda config: {}),
     ),
     ignored=(*FAMILY.ignored, r"(^|\.)(vision_embedder|embed_vision|embed_audio)\."),
 )

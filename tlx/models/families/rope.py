@@ -25,7 +25,6 @@ KINDS = {
     ),
     "dynamic": ("factor",),
     "longrope": ("factor", "short_factor", "long_factor", "attention_factor"),
-    "proportional": ("factor",),
 }
 # Kinds by the names of older releases.
 _OLD_KINDS = {"su": "longrope"}
@@ -60,7 +59,7 @@ def scaling_of(
                 f"config.json: rope_parameters.{key} = {value!r} is unknown for rope_type = {kind!r}: the positions "
                 "might be others"
             )
-    if kind != "proportional" and not partial and parameters.get("partial_rotary_factor", 1) != 1:
+    if not partial and parameters.get("partial_rotary_factor", 1) != 1:
         raise ConfigError(
             f"config.json: rope_parameters.partial_rotary_factor = {parameters['partial_rotary_factor']!r} must be 1"
         )
@@ -68,9 +67,6 @@ def scaling_of(
         return RotaryScaling()
     if kind == "linear":
         return RotaryScaling(kind, float(parameters["factor"]))
-    if kind == "proportional":
-        fraction = float(parameters.get("partial_rotary_factor", 1.0))
-        return RotaryScaling(kind, float(parameters.get("factor", 1.0)), rotated_fraction=fraction)
     if kind != "llama3":
         return _scaling_by_length(kind, parameters, values or {})
     return RotaryScaling(
