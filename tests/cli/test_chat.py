@@ -52,6 +52,7 @@ def conversation(rng):
     return {"messages": messages}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_from_conversations_to_a_conversation(tmp_path, monkeypatch, capsys):
     rng = random.Random(0)

@@ -248,6 +248,7 @@ def test_nothing_is_saved_while_steps_are_skipped(config_file, tmp_path, rows, m
     assert "no complete checkpoint at step 6" in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_spikes_are_skipped_and_a_resume_repeats_it(config_file, tmp_path, rows, monkeypatch, capsys):
     """The window is part of the state; a run that began without it may look for spikes later."""

@@ -140,6 +140,7 @@ def test_several_tasks_at_once_in_two_halves(folder, tmp_path, capsys):
     assert "several sets of records (upper, first)" in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_decoder_learns_texts_of_its_own_kind(folder, tmp_path, capsys):
     base = write_run(tmp_path / "base", "clm")

@@ -211,7 +211,7 @@ def test_a_step_that_does_not_fit_ends_the_run_with_what_to_change(config_file, 
     assert error["exit"] == 78 and not (tmp_path / "run/lease.json").exists()
 
 
-@pytest.mark.parametrize("shape", tiers(["clm", "plm"], slow=["clm"]))
+@pytest.mark.parametrize("shape", tiers(["clm", "plm"], slow=()))
 def test_two_processes_have_the_losses_of_one(config_file, tmp_path, shape):
     mesh = ("--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.checkpoint.every=20")
     words = ("train", f"--config={config_file}:{shape}", *mesh)

@@ -219,6 +219,7 @@ def test_dpo_prefers_what_was_chosen(tmp_path, base, adapt):
         np.testing.assert_array_equal(leaf, other)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_cached_reference_is_the_live_one(tmp_path, base, monkeypatch):
     """The same losses without the reference's parameters; a second run takes the stored numbers."""

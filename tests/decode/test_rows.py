@@ -122,6 +122,7 @@ LONG = [5 + (7 * index) % 50 for index in range(40)]
     tiers(
         [{}, {"position": "relative_bias", "window": 20}, {"position": "learned"}],
         quick=[{"position": "relative_bias", "window": 20}],
+        slow=(),
     ),
     ids=str,
 )
