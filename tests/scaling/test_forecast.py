@@ -130,6 +130,7 @@ def test_predict_names_the_run_to_make(found):
     assert answer["octaves_beyond"] == pytest.approx(np.log2(100)) and abs(answer["drift"]) < 0.01
     fixed = predict(found, N=1e9, D=1e11)
     assert fixed["loss"] == pytest.approx(predict_loss(found, N=1e9, D=1e11).loss)
+    assert "N_interval" in answer and "N_interval" not in fixed
 
 
 def test_little_data_and_much_use_move_the_optimum(found):

@@ -248,11 +248,21 @@ def mixture(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def predict(answer: Mapping[str, Any], fitted: Fit) -> str:
-    """Return the run to train, as lines."""
+def predict(answer: Mapping[str, Any], fitted: Fit, given: bool) -> str:
+    """Return the run to train, as lines.
+
+    Args:
+        answer: The forecast.
+        fitted: The fit that it is of.
+        given: Whether its N and D were given, and are not the budget's optimum.
+
+    Returns:
+        The text.
+    """
     lines = [f"{answer['flops']:.4g} FLOP, law {fitted.law}, convention {fitted.settings.convention}"]
     for name in ("N", "D"):
-        lines.append(f"  {name}* {rounded(answer[name], answer.get(f'{name}_interval'))}")
+        title = name if given else f"{name}*"
+        lines.append(f"  {title} {rounded(answer[name], answer.get(f'{name}_interval'))}")
     lines.append(f"  tokens per parameter {answer['tokens_per_param']:.3g}")
     if "loss" in answer:
         lines.append(f"  loss {rounded(answer['loss'], answer['interval'])}")

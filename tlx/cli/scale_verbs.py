@@ -144,7 +144,7 @@ def predict(options: argparse.Namespace) -> int:
             shown["measured"] = _train(options, buildable)
     elif options.train:
         raise ConfigError("--train needs --config, for the run to make")
-    _print(options, shown, scale_tables.predict(shown, fitted))
+    _print(options, shown, scale_tables.predict(shown, fitted, options.N is not None))
     return 0
 
 

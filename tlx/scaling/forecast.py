@@ -71,7 +71,7 @@ def predict(
         flops, N, D, tokens_per_param, batch_tokens, learning_rate, rate_law, kaplan, chinchilla (their N and
         D for the budget); where they apply D_unique, epochs, loss, interval, octaves_beyond, drift (signed),
         drift_probability, note and warning (about the drift), flat (ranges of N within 0.1% and 0.5% of the
-        best loss), N_interval, D_interval.
+        best loss), N_interval, D_interval (both not where N and D are given).
 
     Raises:
         ConfigError: An argument is missing or not legal, or the budget does not pay for the inference.
@@ -117,7 +117,8 @@ def predict(
         answer |= _loss_of(fit, n, d, D_unique, interval)
     if flat is not None:
         answer["flat"] = flat
-    if fit.draws is not None and fit.exponents is not None and D_unique is None:
+    # Of the budget's optimum: a run of given N and D has no uncertain sizes.
+    if N is None and fit.draws is not None and fit.exponents is not None and D_unique is None:
         answer |= _size_intervals(fit, budget, interval)
     answer["kaplan"] = kaplan_answer(budget)
     answer["chinchilla"] = chinchilla_answer(budget)
