@@ -34,7 +34,7 @@ def test_normed_queries_a_scale_of_its_own_and_a_cap():
     mask = Mask(None, None, 0, True)
     params = unbox(layer.init(jax.random.key(1), x, x, mask)["params"])
     params = jax.tree.map(lambda p: 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), params)
-    got, _ = layer.apply({"params": params}, x, x, mask)
+    got = layer.apply({"params": params}, x, x, mask).hidden
 
     p = jax.tree.map(np.asarray, params)
     q, k, v = (

@@ -60,7 +60,7 @@ def test_run_json_round_trip_and_format(tmp_path):
     directory.write_run(tmp_path, OLD, "hash", {"train": "f"}, {"data": 8}, 5)
     run = directory.read_run(tmp_path)
     assert run["config"] == OLD | {
-        "train": OLD["train"] | {"max_rollbacks": 0}
+        "train": OLD["train"] | {"max_rollbacks": 0, "clip_groups": ()}
     }  # saved before there was the key
     assert run["versions"]["jax"] and run["format"] == directory.FORMAT
     directory.write_run(tmp_path, OLD, "hash", {"train": "f"}, {"data": 4}, 5)
