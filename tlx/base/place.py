@@ -79,8 +79,11 @@ def _named_place(text: str | os.PathLike) -> Place:
 
 
 def is_bucket(text: str | os.PathLike | BucketPath) -> bool:
-    """Return whether a text names a place that is not a folder of this machine."""
-    return isinstance(text, BucketPath) or isinstance(parse(text), BucketPath)
+    """Return whether a text names a place that is not a folder of this machine.
+
+    The extra of its scheme need not be installed: a launcher passes on addresses that only its hosts read.
+    """
+    return isinstance(text, BucketPath) or isinstance(_named_place(text), BucketPath)
 
 
 def absolute_text(text: str | os.PathLike | BucketPath) -> str:
