@@ -28,7 +28,7 @@ if [ "$tlx" -ne 0 ]; then
 fi
 
 export TLX_GRACE_SECONDS={{grace_seconds}} TLX_COORDINATOR=auto
-# Settings of libtpu: tlx/launch/settings.py has the reasons.
+# Settings of libtpu: tlx/base/compiler_settings.py has the reasons.
 {{environment}}
 code=0
 bash -euo pipefail -c {{setup}} || code=$?

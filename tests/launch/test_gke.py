@@ -125,7 +125,7 @@ def test_a_run_in_a_bucket_needs_no_claim_and_one_on_hosts_a_folder_of_theirs(tm
     for more, message in (
         ([], "--claim is needed"),
         (["--workdir=gs://lab/x", "--config.checkpoint.local_every=9"], "--node-folder=/mnt/disks/ssd0/tlx"),
-        (["--claim=c", "--node-folder=/x", "--config.checkpoint.local_folder=/y"], "leave it out"),
+        (["--claim=c", "--node-folder=/mnt/x", "--config.checkpoint.local_folder=/y"], "leave it out"),
     ):
         assert cli.main([*words, *more]) == 64
         assert message in capsys.readouterr().err
@@ -146,6 +146,8 @@ def test_each_pod_counts_its_process(tmp_path):
         ({"image": ""}, "--image is needed"),
         ({"image": "gcr.io/lab/tlx"}, "needs a tag"),
         ({"node_folder": "disks/ssd0"}, "--node-folder=disks/ssd0 must be an absolute path"),
+        ({"node_folder": "/"}, "--node-folder=/ must be an absolute path of the nodes below"),
+        ({"node_folder": "/mnt/../etc"}, "such as /mnt/disks/ssd0/tlx"),
         ({"accelerator": "tpu-v6e-slice"}, "go together"),
         ({"accelerator": "tpu-v6e-slice", "topology": "4x4", "hosts": 2}, "--hosts=4 would fit"),
     ],

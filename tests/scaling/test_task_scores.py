@@ -62,7 +62,7 @@ def test_a_real_run_is_scored_at_two_checkpoints(task, tmp_path, monkeypatch):
 def test_tasks_are_read_when_the_ladder_is_planned(task):
     assert list(read_tasks((task, "harness:arc_easy"))) == ["endings", "arc_easy"]
     assert task_name("evaluate/sentence_polarity:tiny") == "sentence_polarity-tiny"
-    with pytest.raises(ConfigError, match="needs a name that no other task has"):
+    with pytest.raises(ConfigError, match="two tasks are called 'endings'"):
         read_tasks((task, task))
     with pytest.raises(ConfigError):
         read_tasks(("configs/scaling/quickstart.py",))

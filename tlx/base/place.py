@@ -90,7 +90,8 @@ def absolute_text(text: str | os.PathLike | BucketPath) -> str:
     """Return the absolute path or the address of a place or of a model of the Hub, as records of runs keep it."""
     if str(text).startswith("hf://"):
         return str(text)
-    return str(text) if is_bucket(text) else os.path.abspath(str(text))
+    place = text if isinstance(text, BucketPath) else _named_place(text)
+    return str(place) if isinstance(place, BucketPath) else os.path.abspath(str(text))
 
 
 def local_path(text: str | os.PathLike | BucketPath) -> pathlib.Path:

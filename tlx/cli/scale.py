@@ -127,11 +127,15 @@ def _add_hparams_flags(parser: argparse.ArgumentParser) -> None:
         "find the best learning rate over widths and depths under the standard parametrisation and CompleteP"
     )
     parser.add_argument("--optimum-check", action="store_true", help=optimum)
-    sizes = "widths of --optimum-check, separated by commas (default: 16,32,64)"
+    sizes = "two widths or more of --optimum-check, separated by commas (default: 16,32,64)"
     parser.add_argument("--widths", help=sizes)
-    parser.add_argument("--depths", help="depths of --optimum-check (default: 2,4,8)")
-    parser.add_argument("--steps", type=int, help="steps of each training of --optimum-check (default: 100)")
-    parser.add_argument("--seeds", type=int, help="seeds of each training of --optimum-check (default: 3)")
+    parser.add_argument("--depths", help="two depths or more of --optimum-check (default: 2,4,8)")
+    parser.add_argument(
+        "--steps", type=int, help="steps of each training of --optimum-check, 8 or more (default: 100)"
+    )
+    parser.add_argument(
+        "--seeds", type=int, help="seeds of each training of --optimum-check, 2 or more (default: 3)"
+    )
 
 
 def _add_table_flags(parser: argparse.ArgumentParser) -> None:

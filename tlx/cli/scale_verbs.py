@@ -196,10 +196,15 @@ def mixture(options: argparse.Namespace) -> int:
 
 def hparams(options: argparse.Namespace) -> int:
     """Print laws of learning rate and batch, or the coordinate check."""
-    if options.coordinate_check:
-        return _coordinate_check(options)
+    if options.coordinate_check and options.optimum_check:
+        raise ConfigError("--coordinate-check and --optimum-check are two checks: give one of them")
     if options.optimum_check:
         return _optimum_check(options)
+    sizes = [name for name in ("widths", "depths", "steps", "seeds") if getattr(options, name) is not None]
+    if sizes:
+        raise ConfigError(f"--{sizes[0]} is of --optimum-check, which is not given")
+    if options.coordinate_check:
+        return _coordinate_check(options)
     result = fit_hparams(_table(options), options.boot)
     _print(options, result, scale_tables.hparams(result))
     return 0 if result["status"] == "ok" else NOT_IDENTIFIED

@@ -21,6 +21,8 @@ PORT = 8476
 _REQUIRED = ("image",)
 _CONFIG_PATH = "/config/config.py"
 # Where a folder of the node is mounted.
+# Folders that may be given to the run: the owner of one of the system's would break the node.
+_NODE_FOLDER = re.compile(r"/(mnt|dev/shm|var/lib|data|scratch)(/(?!\.)[A-Za-z0-9._-]+)+")
 _NODE_MOUNT = "/node"
 _LOCAL_FOLDER = "--config.checkpoint.local_folder"
 # Bytes; a ConfigMap holds 1 MiB.
@@ -67,8 +69,11 @@ class GkeOptions:
     def validate(self) -> None:
         """Raise ConfigError for values that the API server would refuse, or accept and never start."""
         check_given(self, _REQUIRED)
-        if self.node_folder and not self.node_folder.startswith("/"):
-            raise ConfigError(f"--node-folder={self.node_folder} must be an absolute path of the nodes")
+        if self.node_folder and not _NODE_FOLDER.fullmatch(self.node_folder):
+            raise ConfigError(
+                f"--node-folder={self.node_folder} must be an absolute path of the nodes below /mnt, /dev/shm, "
+                "/var/lib, /data or /scratch, such as /mnt/disks/ssd0/tlx: the run's user becomes its owner"
+            )
         image = self.image.rpartition("/")[2]
         if ":" not in image and "@" not in image or image.endswith(":latest"):
             raise ConfigError(

@@ -137,6 +137,12 @@ def check_unlike_layers(model: "ModelConfig") -> None:
         raise ConfigError(
             "model.attention.global_kv_heads and global_tied_values need model.attention.global_head_dim"
         )
+    pattern = attention.window_pattern or (attention.window,)
+    if attention.global_head_dim and (all(pattern) or not any(pattern)):
+        raise ConfigError(
+            f"model.attention.global_head_dim = {attention.global_head_dim} is of layers without a window beside "
+            "others with one: attention.window_pattern needs both, such as (512, 512, 0)"
+        )
     if attention.global_kv_heads < 0 or attention.num_heads % (attention.global_kv_heads or 1):
         raise ConfigError(
             f"model.attention.global_kv_heads = {attention.global_kv_heads} does not divide num_heads = "

@@ -1,7 +1,5 @@
 """The product of activations and a kernel, in the form that the platform multiplies without a copy."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 
@@ -32,11 +30,10 @@ def contract(
     num_rows = x.ndim - num_inputs
     num_outputs = kernel.ndim - num_inputs
     if num_rows > 1 and joins_rows():
-        fan_in = math.prod(x.shape[num_rows:])
-        outputs = kernel.shape[:num_outputs] if outputs_first else kernel.shape[num_inputs:]
-        kernel_2d = kernel.reshape((-1, fan_in) if outputs_first else (fan_in, -1))
-        y = contract(x.reshape(-1, fan_in), kernel_2d, 1, outputs_first=outputs_first, dtype=dtype)
-        return y.reshape(*x.shape[:num_rows], *outputs)
+        # The kernel keeps its dims: a scan over layers would save a reshaped kernel for its backward pass.
+        joined = x.reshape(-1, *x.shape[num_rows:])
+        y = contract(joined, kernel, num_inputs, outputs_first=outputs_first, dtype=dtype)
+        return y.reshape(*x.shape[:num_rows], *y.shape[1:])
     first = num_outputs if outputs_first else 0
     dims = (tuple(range(num_rows, x.ndim)), tuple(range(first, first + num_inputs)))
     return jax.lax.dot_general(x, kernel, (dims, ((), ())), preferred_element_type=dtype)

@@ -140,7 +140,8 @@ class LadderConfig:
 
     task_points: int = 1
     """Checkpoints of each run, evenly spaced up to its end, that are evaluated on `tasks`, 1 or more; 1 for the end
-    alone. With more, checkpoints.jsonl beside the ledger has a line for each."""
+    alone. With more, checkpoints.jsonl beside the ledger has a line for each, and the steps of a run are a
+    multiple of them: it is set before the ladder is trained."""
 
     def validate(self) -> None:
         """Check the values. Raises ConfigError naming the field, its value and the legal ones."""
@@ -162,6 +163,10 @@ class LadderConfig:
         for name, minimum in minimums.items():
             if getattr(self, name) < minimum:
                 raise ConfigError(f"ladder.{name} = {getattr(self, name)} must be {minimum} or more")
+        if self.task_points > 1 and not self.tasks:
+            raise ConfigError(
+                f"ladder.task_points = {self.task_points} evaluates checkpoints on ladder.tasks, which names none"
+            )
         if not 0 <= self.cooldown_fraction < 1:
             raise ConfigError(
                 f"ladder.cooldown_fraction = {self.cooldown_fraction} must be at least 0 and below 1"

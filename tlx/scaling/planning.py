@@ -209,7 +209,7 @@ def _planned_run(
     per_step = rows * sized.length
     steps = max(1, int(tokens / per_step))
     # Evaluations on tasks are evenly spaced, the last one at the end.
-    points = min(config.task_points, steps)
+    points = min(config.task_points, steps) if config.tasks else 1
     steps -= steps % points
     if settings.batch_factor > 1 and steps < config.min_steps:
         raise ConfigError(

@@ -52,12 +52,21 @@ def read_tasks(tasks: Sequence[str]) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for task in tasks:
         name = task_name(task)
-        if not name or name in settings:
-            raise ConfigError(f"ladder.tasks = {tuple(tasks)}: {task!r} needs a name that no other task has")
+        if not name:
+            raise ConfigError(
+                f"ladder.tasks = {tuple(tasks)}: {task!r} names no task, as 'harness:arc_easy' does"
+            )
+        if name in settings:
+            raise ConfigError(f"ladder.tasks = {tuple(tasks)}: two tasks are called {name!r}; one is enough")
         if task.startswith(_HARNESS):
             settings[name] = task
             continue
-        config = from_dict(FewShotConfig, load_config(task).to_dict(), task)
+        try:
+            config = from_dict(FewShotConfig, load_config(task).to_dict(), task)
+        except ConfigError as error:
+            raise ConfigError(
+                f"ladder.tasks: {task!r} is no config of a few-shot evaluation, as those in configs/evaluate: {error}"
+            ) from error
         config.objective.validate()
         settings[name] = to_dict(config)
     return settings
