@@ -19,8 +19,9 @@ from tests.make_golden_run import FOLDER, unpack
 from tests.text.test_imported_sentencepiece import OF_T5, train
 from tlx.base import tree
 from tlx.base.errors import ConfigError, DeviceMemoryError
-from tlx.base.memory import size_text
+from tlx.base.memory import available_bytes, size_text
 from tlx.cli import main
+from tlx.hub import folder as hub_folder
 from tlx.hub.safetensors import Tensors
 from tlx.models.families import TABLE
 from tlx.models.families.family import resized
@@ -91,11 +92,11 @@ def test_the_size_is_said_first_and_must_fit_the_memory(tmp_path, monkeypatch, c
     gpt2(tmp_path / "theirs")
     size = sum(leaf.nbytes for leaf in tree.flatten(tlx.load(tmp_path / "theirs").params).values())
     assert f"parameters, {size_text(size)}" in capsys.readouterr().err
-    pages = {"SC_AVPHYS_PAGES": 1, "SC_PAGE_SIZE": size - 1}
-    monkeypatch.setattr(os, "sysconf", pages.__getitem__)
+    assert available_bytes() > 1e6
+    monkeypatch.setattr(hub_folder, "available_bytes", lambda: size - 1)
     with pytest.raises(DeviceMemoryError, match=r"needs \d+ kB of memory, \d+ kB are free; .*bfloat16"):
         tlx.load(tmp_path / "theirs")
-    monkeypatch.setattr(os, "sysconf", (pages | {"SC_PAGE_SIZE": size}).__getitem__)
+    monkeypatch.setattr(hub_folder, "available_bytes", lambda: size)
     assert tlx.load(tmp_path / "theirs").num_params
 
 

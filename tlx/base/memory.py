@@ -22,6 +22,25 @@ def machine_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def available_bytes() -> int | None:
+    """Return the main memory that a program can have, in bytes; None where the system does not say.
+
+    On Linux this counts the page cache, which is given back: files that have just been read or written fill what
+    is free otherwise.
+    """
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return 1024 * int(line.split()[1])
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return None
+
+
 def size_text(num_bytes: float) -> str:
     """Return a size with three digits and the unit that fits it: "151 kB", "2.07 GB"."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -14,7 +14,7 @@ from tlx.base import tree
 from tlx.base.config import flatten, to_dict
 from tlx.base.errors import ConfigError, DataError, DeviceMemoryError
 from tlx.base.files import write_json
-from tlx.base.memory import size_text
+from tlx.base.memory import available_bytes, size_text
 from tlx.hub import architecture, config_file, safetensors, validation, weights
 from tlx.hub import task_head as task_heads
 from tlx.hub.network import abstract_params
@@ -216,12 +216,9 @@ def save_folder(
 
 
 def check_room(size: int, what: str) -> None:
-    """Raise DeviceMemoryError with both numbers if `size` bytes exceed the free host memory."""
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        return
-    if size > free:
+    """Raise DeviceMemoryError with both numbers if `size` bytes exceed the available host memory."""
+    free = available_bytes()
+    if free is not None and size > free:
         raise DeviceMemoryError(
             f"{what} needs {size_text(size)} of memory, {size_text(free)} are free; "
             'dtype="bfloat16" needs half of float32, weights="int8" a quarter, weights="int4" an eighth'
