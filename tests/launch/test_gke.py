@@ -131,6 +131,15 @@ def test_a_run_in_a_bucket_needs_no_claim_and_one_on_hosts_a_folder_of_theirs(tm
         assert message in capsys.readouterr().err
 
 
+def test_an_address_has_one_spelling_in_all_that_is_rendered(capsys):
+    words = ["launch", "gke", "--config=quickstart:mlm:tiny", "--name=x", "--dry-run", BASE[0]]
+    for address in ("GS://lab/x", "gs:/lab/x"):
+        assert cli.main([*words, f"--workdir={address}"]) == 0
+        printed = capsys.readouterr().out
+        assert "--workdir=gs://lab/x" in printed and "gs://lab/x/compilation-cache" in printed
+        assert address not in printed
+
+
 def test_each_pod_counts_its_process(tmp_path):
     (container,) = next(yaml.safe_load_all((GOLDEN / "jobset-tpu.yaml").read_text()))["spec"][
         "replicatedJobs"

@@ -37,10 +37,8 @@ def parse(text: str | os.PathLike | BucketPath) -> Place:
 
     Raises ConfigError for a scheme or a bucket's name that is none, and where the scheme's extra is not installed.
     """
-    if isinstance(text, BucketPath):
-        return text
     place = _named_place(text)
-    if isinstance(place, BucketPath):
+    if isinstance(place, BucketPath) and not isinstance(text, BucketPath):
         check_installed(place.scheme)
     return place
 
@@ -53,8 +51,10 @@ def as_named(text: str | os.PathLike | BucketPath) -> Place:
     return pathlib.Path(os.fspath(text))
 
 
-def _named_place(text: str | os.PathLike) -> Place:
+def _named_place(text: str | os.PathLike | BucketPath) -> Place:
     """Return the place that a text names, whether or not the extra of its scheme is installed."""
+    if isinstance(text, BucketPath):
+        return text
     name = os.fspath(text)
     match = _SCHEME.fullmatch(name)
     if match is None:
@@ -83,21 +83,21 @@ def is_bucket(text: str | os.PathLike | BucketPath) -> bool:
 
     The extra of its scheme need not be installed: a launcher passes on addresses that only its hosts read.
     """
-    return isinstance(text, BucketPath) or isinstance(_named_place(text), BucketPath)
+    return isinstance(_named_place(text), BucketPath)
 
 
 def absolute_text(text: str | os.PathLike | BucketPath) -> str:
     """Return the absolute path or the address of a place or of a model of the Hub, as records of runs keep it."""
     if str(text).startswith("hf://"):
         return str(text)
-    place = text if isinstance(text, BucketPath) else _named_place(text)
+    place = _named_place(text)
     return str(place) if isinstance(place, BucketPath) else os.path.abspath(str(text))
 
 
 def local_path(text: str | os.PathLike | BucketPath) -> pathlib.Path:
     """Return the path of a folder or file of this machine; ConfigError for a place in a bucket."""
     # Nobody is sent to install an extra for what is refused all the same.
-    if isinstance(text, BucketPath) or isinstance(_named_place(text), BucketPath):
+    if is_bucket(text):
         raise ConfigError(f"{text} is in a bucket: here a folder of this machine is needed")
     return pathlib.Path(str(text))
 

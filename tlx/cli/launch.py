@@ -71,11 +71,15 @@ def main(argv: list[str]) -> int:
     cluster_options.validate()
     if options.plan:
         _check_fits(config, options.plan)
+    workdir = options.workdir or f"runs/{options.name}"
+    if places.is_bucket(workdir):
+        # Not every program that reads the address takes GS:// and gs:/ for gs://.
+        workdir = places.absolute_text(workdir)
     job = LaunchJob(
         name=options.name,
         config=options.config_words[0].removeprefix("--config="),
         overrides=tuple(options.config_words[1:]),
-        workdir=options.workdir or f"runs/{options.name}",
+        workdir=workdir,
         config_file=flags.config_file(options.config_words[0].removeprefix("--config=")),
         settings=RunSettings(
             flags=tuple(options.flag),

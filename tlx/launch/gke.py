@@ -20,9 +20,9 @@ FILE = "jobset.yaml"
 PORT = 8476
 _REQUIRED = ("image",)
 _CONFIG_PATH = "/config/config.py"
-# Where a folder of the node is mounted.
-# Folders that may be given to the run: the owner of one of the system's would break the node.
-_NODE_FOLDER = re.compile(r"/(mnt|dev/shm|var/lib|data|scratch)(/(?!\.)[A-Za-z0-9._-]+)+")
+# Folders of a node that may belong to the run's user: with one of the system's the node would break.
+_NODE_FOLDER = re.compile(r"/(mnt|dev/shm|data|scratch)(/(?!\.)[A-Za-z0-9._-]+)+")
+# Where such a folder is mounted.
 _NODE_MOUNT = "/node"
 _LOCAL_FOLDER = "--config.checkpoint.local_folder"
 # Bytes; a ConfigMap holds 1 MiB.
@@ -72,7 +72,7 @@ class GkeOptions:
         if self.node_folder and not _NODE_FOLDER.fullmatch(self.node_folder):
             raise ConfigError(
                 f"--node-folder={self.node_folder} must be an absolute path of the nodes below /mnt, /dev/shm, "
-                "/var/lib, /data or /scratch, such as /mnt/disks/ssd0/tlx: the run's user becomes its owner"
+                "/data or /scratch, such as /mnt/disks/ssd0/tlx: the run's user becomes its owner"
             )
         image = self.image.rpartition("/")[2]
         if ":" not in image and "@" not in image or image.endswith(":latest"):

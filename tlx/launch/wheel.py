@@ -10,6 +10,7 @@ import sys
 import tlx
 from tlx.base import place as places
 from tlx.base.errors import ConfigError
+from tlx.base.object_store import EXTRAS
 
 
 def wheel_name(given: str) -> str:
@@ -38,9 +39,8 @@ def build_command(folder: pathlib.Path) -> list[str]:
 
 def extras(workdir: str, *hardware: str) -> str:
     """Return the extras of tlx that a run needs: those of its hardware, and the clients of its bucket."""
-    clients = {"gs": "gcs", "s3": "s3"}
-    scheme = workdir.partition("://")[0] if places.is_bucket(workdir) else ""
-    return ",".join([*hardware, *([clients[scheme]] if scheme in clients else [])])
+    client = EXTRAS[workdir.partition("://")[0]] if places.is_bucket(workdir) else None
+    return ",".join([*hardware, *([client[0]] if client else [])])
 
 
 def install_command(name: str, extra: str) -> str:
