@@ -137,8 +137,8 @@ def check_unlike_layers(model: "ModelConfig") -> None:
         raise ConfigError(
             "model.attention.global_kv_heads and global_tied_values need model.attention.global_head_dim"
         )
-    pattern = attention.window_pattern or (attention.window,)
-    if attention.global_head_dim and (all(pattern) or not any(pattern)):
+    has_both = any(attention.windows) and not all(attention.windows)
+    if attention.global_head_dim and not has_both:
         raise ConfigError(
             f"model.attention.global_head_dim = {attention.global_head_dim} is of layers without a window beside "
             "others with one: attention.window_pattern needs both, such as (512, 512, 0)"
@@ -182,8 +182,8 @@ def _check_parts_beside(model: "ModelConfig", name: str) -> None:
 def _check_shared_layers(model: "ModelConfig") -> None:
     """Raise ConfigError where a layer without keys has none before it to attend to."""
     attention = model.attention
-    pattern = attention.window_pattern or (attention.window,)
-    has_window = [bool(pattern[i % len(pattern)]) for i in range(model.num_layers)]
+    windows = attention.windows
+    has_window = [bool(windows[i % len(windows)]) for i in range(model.num_layers)]
     first = model.num_layers - attention.shared_layers
     if first < 1 or not set(has_window[first:]) <= set(has_window[:first]):
         raise ConfigError(

@@ -124,9 +124,7 @@ def _num_key_kernels(block: BlockConfig) -> int:
 
 def _layers(block: BlockConfig) -> list[BlockConfig]:
     """Configs of all layers of a stack, which have the sizes of each."""
-    if not block.has_unlike_layers:
-        return [block] * block.num_layers
-    return [block.layer(index) for index in range(block.num_layers)]
+    return block.layers if block.has_unlike_layers else [block] * block.num_layers
 
 
 def _per_layer_params(block: BlockConfig) -> int:

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tlx.nn.products import contract
 from tlx.parallel.sharding import constrain, logical
 
 MASKED = -1e9
@@ -235,7 +236,7 @@ def cluster_logits(hidden: jax.Array, unembedding: AdaptiveUnembedding) -> list[
     first = unembedding.clusters[0]
     # Clusters are further entries of the first softmax: one product computes ids and clusters.
     kernel = jnp.concatenate([first.table, unembedding.gates.astype(first.table.dtype)])
-    head = _product(_narrowed(hidden, first), kernel)
+    head = contract(_narrowed(hidden, first), kernel, 1, outputs_first=True, dtype=jnp.float32)
     num_frequent = first.table.shape[0]
     shortlist = head[..., :num_frequent]
     gates = head[..., num_frequent:] + unembedding.gate_bias.astype(jnp.float32)
@@ -245,7 +246,7 @@ def cluster_logits(hidden: jax.Array, unembedding: AdaptiveUnembedding) -> list[
     log_z = jax.nn.logsumexp(jnp.concatenate([shortlist, gates], axis=-1), axis=-1)
     results = [ClusterLogits(0, shortlist, -log_z)]
     for i, cluster in enumerate(unembedding.clusters[1:]):
-        y = _product(_narrowed(hidden, cluster), cluster.table)
+        y = contract(_narrowed(hidden, cluster), cluster.table, 1, outputs_first=True, dtype=jnp.float32)
         bias = unembedding.biases[i + 1]
         if bias is not None:
             y = y + bias.astype(jnp.float32)
@@ -301,8 +302,4 @@ def _narrowed(hidden: jax.Array, cluster: Cluster) -> jax.Array:
     """Project hidden states to the width of a cluster's vectors."""
     if cluster.projection is None:
         return hidden
-    return jnp.einsum("...d,ed->...e", hidden, cluster.projection.astype(hidden.dtype))
-
-
-def _product(x: jax.Array, table: jax.Array) -> jax.Array:
-    return jnp.einsum("...e,ve->...v", x, table.astype(x.dtype), preferred_element_type=jnp.float32)
+    return contract(hidden, cluster.projection, 1, outputs_first=True)

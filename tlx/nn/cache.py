@@ -122,7 +122,7 @@ def layout(block: BlockConfig) -> CacheLayout:
     Returns:
         The layout.
     """
-    layers = [block.layer(index) for index in range(block.num_layers)]
+    layers = block.layers
     # Layers without keys of their own read those of an earlier layer, and need no room.
     writing = [layer for layer in layers if "attention" in layer.mixers and layer.keys != "shared"]
     head_dim = math.gcd(*(layer.head_dim for layer in writing)) or block.head_dim

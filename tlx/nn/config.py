@@ -249,6 +249,11 @@ class AttentionConfig:
     dropout: float = 0.0
     """Dropout rate of the attention probabilities, in [0, 1); above 0 only kernel "xla" runs."""
 
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Windows of the repeating pattern: one where all layers have the same."""
+        return self.window_pattern or (self.window,)
+
 
 @dataclasses.dataclass(frozen=True)
 class FeedForwardConfig:
@@ -620,14 +625,18 @@ class BlockConfig:
         return bool(self.attention.global_head_dim or self.attention.shared_layers)
 
     @property
+    def layers(self) -> "list[BlockConfig]":
+        """The config of each layer of the stack."""
+        return [self.layer(index) for index in range(self.num_layers)]
+
+    @property
     def attentions(self) -> dict[str, "BlockConfig"]:
         """Layers that have each self-attention of a block, by its name: the layer itself, where all are alike."""
         if not self.has_unlike_layers:
             return {self.attention_part: self}
         # In the order of the layers: keys come before what shares them.
         first: dict[str, BlockConfig] = {}
-        for index in range(self.num_layers):
-            layer = self.layer(index)
+        for layer in self.layers:
             first.setdefault(layer.attention_part, layer)
         return first
 
@@ -642,8 +651,7 @@ class BlockConfig:
         if not self.has_unlike_layers:
             return {}
         owners: dict[str, tuple[int, ...]] = {}
-        for index in range(self.num_layers):
-            layer = self.layer(index)
+        for index, layer in enumerate(self.layers):
             for name in (layer.attention_part, layer.feedforward_part):
                 owners[name] = (*owners.get(name, ()), index)
         return {name: layers for name, layers in owners.items() if len(layers) < self.num_layers}
@@ -661,8 +669,8 @@ class BlockConfig:
     @property
     def cached_dims(self) -> int:
         """Numbers that all layers together keep of a token as keys, and as many as values."""
-        layers = [self.layer(index) for index in self.layers_with("attention")]
-        return sum(layer.num_kv_heads * layer.head_dim for layer in layers if layer.keys != "shared")
+        attending = [layer for layer in self.layers if "attention" in layer.mixers and layer.keys != "shared"]
+        return sum(layer.num_kv_heads * layer.head_dim for layer in attending)
 
     @property
     def state_heads(self) -> int:
@@ -717,8 +725,8 @@ class BlockConfig:
         Where layers share no keys, an index in the repeating pattern will do.
         """
         position = self.position
-        pattern = self.attention.window_pattern
-        window = pattern[place % len(pattern)] if pattern else self.attention.window
+        windows = self.attention.windows
+        window = windows[place % len(windows)]
         if window and position.local_theta:
             position = dataclasses.replace(position, theta=position.local_theta, scaling=RotaryScaling())
         if position.rotary_pattern:

@@ -165,10 +165,10 @@ def _global_heads(values: Mapping[str, Any], kinds: list[str], head_dim: int) ->
         # Its class reads the number where keys are values, and nowhere else.
         kv_heads = values.get("num_global_key_value_heads") if values.get("attention_k_eq_v") else None
         return values.get("global_head_dim", 512), kv_heads or 0
-    own = {int(index): dict(group) for index, group in groups.items()}
+    by_layer = {int(index): dict(group) for index, group in groups.items()}
     full = [index for index, kind in enumerate(kinds) if kind == "full_attention"]
-    group = own.get(full[-1], {})
-    if any(own.get(index, {}) != (group if index in full else {}) for index in range(len(kinds))) or (
+    group = by_layer.get(full[-1], {})
+    if any(by_layer.get(index, {}) != (group if index in full else {}) for index in range(len(kinds))) or (
         set(group) - {"head_dim", "num_key_value_heads"}
     ):
         raise ConfigError(
@@ -189,7 +189,7 @@ def _write_layers(config: ModelConfig) -> dict[str, Any]:
         )
     return {
         "layer_types": kinds_of(config),
-        "sliding_window": max((part.window, *part.window_pattern)) or 512,
+        "sliding_window": max(part.windows) or 512,
         "head_dim": config.block("decoder").head_dim,
         "num_key_value_heads": config.block("decoder").num_kv_heads,
         "global_head_dim": part.global_head_dim,

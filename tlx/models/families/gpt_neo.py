@@ -85,7 +85,7 @@ def _read_windows(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write_windows(config: ModelConfig) -> dict[str, Any]:
-    windows = config.attention.window_pattern or (config.attention.window,)
+    windows = config.attention.windows
     kinds = ["local" if windows[i % len(windows)] else "global" for i in range(config.num_layers)]
     return {
         "attention_types": [[kinds, 1]],

@@ -236,7 +236,7 @@ def shortest_pattern(values: Sequence[Any]) -> tuple[Any, ...]:
 
 def kinds_of(config: ModelConfig) -> list[str]:
     """Return the `layer_types` of a model."""
-    windows = config.attention.window_pattern or (config.attention.window,)
+    windows = config.attention.windows
     return [
         "sliding_attention" if windows[i % len(windows)] else "full_attention"
         for i in range(config.num_layers)

@@ -56,7 +56,7 @@ def _read_windows(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write_windows(config: ModelConfig) -> dict[str, Any]:
-    windows = config.attention.window_pattern or (config.attention.window,)
+    windows = config.attention.windows
     layers = max(config.num_layers, config.decoder_layers)
     kinds = ["sliding_attention" if windows[i % len(windows)] else "full_attention" for i in range(layers)]
     return {"layer_types": kinds, "sliding_window": max(windows) or None}
