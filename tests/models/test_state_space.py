@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tlx
-from tests.models.test_transformer import build, config, rows, run
+from tests.models.test_transformer import build, cached_and_full, check_packed_documents, config, rows, run
 from tests.run_directory import tiny_config, write_task_run
 from tests.tiers import tiers
 from tests.training import shapes
@@ -17,7 +17,6 @@ from tlx.base.errors import ConfigError
 from tlx.decode.prefixes import PrefixStore
 from tlx.decode.rows import RowRequest
 from tlx.decode.sampling import Sampling
-from tlx.models.transformer import Transformer
 from tlx.nn.config import ExecutionConfig, FeedForwardConfig, NormConfig, StateSpaceConfig
 from tlx.nn.state_space import Recurrence, chunked_recurrence
 from tlx.parallel import MeshConfig
@@ -83,45 +82,19 @@ def test_cached_decoding_equals_the_full_pass(mixer):
     cfg = mixed(MIXERS[mixer])
     batch = rows(padding=3)
     model, params = build(cfg, batch)
-    full = run(model, params, batch)
     cache = run(model, params, method="init_cache", batch_size=2, length=14)
-    outputs = []
-    for start, stop in ((0, 5), (5, 6), (6, 7), (7, 12)):
-        part = [batch[name][:, start:stop] for name in ("tokens", "positions", "segments")]
-        hidden, cache = run(model, params, *part, cache, method=Transformer.decode)
-        outputs.append(hidden)
-    found = np.concatenate(outputs, axis=1)
-    real = np.asarray(batch["segments"]) > 0
-    np.testing.assert_allclose(found[real], np.asarray(full)[real], atol=2e-5)
+    cached, full = cached_and_full(model, params, batch, cache, (5, 6, 7, 12))
+    np.testing.assert_allclose(cached, full, atol=2e-5)
     # Whatever stands in the padding.
     changed = batch | {"tokens": jnp.where(batch["segments"] > 0, batch["tokens"], 7)}
-    np.testing.assert_array_equal(np.asarray(run(model, params, changed))[real], np.asarray(full)[real])
+    real = np.asarray(batch["segments"]) > 0
+    np.testing.assert_array_equal(np.asarray(run(model, params, changed))[real], full)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_packed_documents_are_those_alone(mixer):
-    lengths = (3, 1, 7)
-    batch = rows(batch=1, length=sum(lengths) + 1)
-    segments = np.repeat(np.arange(1, 4), lengths)
-    positions = np.concatenate([np.arange(length) for length in lengths])
-    packed = batch | {
-        "segments": jnp.array([[*segments, 0]]),
-        "positions": jnp.array([[*positions, 0]]),
-    }
-    model, params = build(mixed(MIXERS[mixer]), batch)
-    found = run(model, params, packed)
-    start = 0
-    for length in lengths:
-        tokens = batch["tokens"][:, start : start + length]
-        alone = {
-            "tokens": tokens,
-            "segments": jnp.ones_like(tokens),
-            "positions": jnp.arange(length)[None],
-        }
-        wanted = run(model, params, alone)
-        np.testing.assert_allclose(found[:, start : start + length], wanted, atol=2e-5)
-        start += length
+    check_packed_documents(mixed(MIXERS[mixer]))
 
 
 @pytest.mark.long

@@ -64,22 +64,51 @@ def run(model, params, *args, method=None, **kwargs):
     return call(params, *args)
 
 
+def cached_and_full(model, params, batch, cache, stops):
+    """Hidden states of the tokens, decoded in pieces that end at `stops`, and those of the full pass."""
+    pieces = []
+    start = 0
+    for stop in stops:
+        piece = [batch[name][:, start:stop] for name in ("tokens", "positions", "segments")]
+        hidden, cache = run(model, params, *piece, cache, method=Transformer.decode)
+        pieces.append(hidden)
+        start = stop
+    real = np.asarray(batch["segments"]) > 0
+    return np.concatenate(pieces, 1)[real], np.asarray(run(model, params, batch))[real]
+
+
+def check_packed_documents(cfg):
+    """Three documents in a row have the hidden states that each has alone."""
+    lengths = (3, 1, 7)
+    batch = rows(batch=1, length=sum(lengths) + 1)
+    positions = np.concatenate([np.arange(length) for length in lengths])
+    packed = batch | {
+        "segments": jnp.array([[*np.repeat(np.arange(1, 4), lengths), 0]]),
+        "positions": jnp.array([[*positions, 0]]),
+    }
+    model, params = build(cfg, batch)
+    together = run(model, params, packed)
+    start = 0
+    for length in lengths:
+        tokens = batch["tokens"][:, start : start + length]
+        document = {
+            "tokens": tokens,
+            "segments": jnp.ones_like(tokens),
+            "positions": jnp.arange(length)[None],
+        }
+        alone = run(model, params, document)
+        np.testing.assert_allclose(together[:, start : start + length], alone, atol=2e-5)
+        start += length
+
+
 @pytest.mark.parametrize("position", tiers(POSITIONS, quick=["learned", "rotary", "relative_bias"]))
 def test_cached_decoding_equals_the_full_pass_of_a_decoder(position):
     cfg = config(position=position, attention=AttentionConfig(num_heads=4, num_kv_heads=2, window=5))
     batch = rows(padding=3)
     model, params = build(cfg, batch)
-    full = run(model, params, batch)
-    cache = model.init_cache(2, 15)
-    pieces = []
-    for start, stop in ((0, 6), (6, 7), (7, 8), (8, 12)):
-        part = [batch[k][:, start:stop] for k in ("tokens", "positions", "segments")]
-        hidden, cache = run(model, params, *part, cache, method=Transformer.decode)
-        pieces.append(hidden)
-    got = jnp.concatenate(pieces, 1)
-    real = np.asarray(batch["segments"]) > 0
-    np.testing.assert_allclose(np.asarray(got)[real], np.asarray(full)[real], atol=2e-5)
-    assert np.abs(np.asarray(full)[real]).max() > 0.5
+    cached, full = cached_and_full(model, params, batch, model.init_cache(2, 15), (6, 7, 8, 12))
+    np.testing.assert_allclose(cached, full, atol=2e-5)
+    assert np.abs(full).max() > 0.5
 
 
 @pytest.mark.slow
@@ -107,15 +136,8 @@ def test_cached_decoding_with_norms_of_heads_and_layers_without_rotation(block_l
     scale = params["decoder"]["blocks"]["attention"]["key_norm"]["scale"]
     assert scale.shape == ((3, 16) if block_layout == "output" else (3, 2, 8))
     assert ("feedforward_norm" in params["decoder"]["blocks"]) == (block_layout == "output")
-    full = run(model, params, batch)
-    cache = model.init_cache(2, 12)
-    pieces = []
-    for start, stop in ((0, 6), (6, 12)):
-        part = [batch[k][:, start:stop] for k in ("tokens", "positions", "segments")]
-        hidden, cache = run(model, params, *part, cache, method=Transformer.decode)
-        pieces.append(hidden)
-    real = np.asarray(batch["segments"]) > 0
-    np.testing.assert_allclose(np.concatenate(pieces, 1)[real], np.asarray(full)[real], atol=2e-5)
+    cached, full = cached_and_full(model, params, batch, model.init_cache(2, 12), (6, 12))
+    np.testing.assert_allclose(cached, full, atol=2e-5)
 
 
 @pytest.mark.slow
@@ -147,15 +169,8 @@ def test_cached_decoding_with_a_first_layer_unlike_the_others():
     batch = rows(padding=3)
     model, params = build(cfg, batch)
     assert params["decoder"]["blocks"]["attention_norm"]["scale"].shape == (3, 32)
-    full = run(model, params, batch)
-    cache = model.init_cache(2, 12)
-    pieces = []
-    for start, stop in ((0, 6), (6, 12)):
-        part = [batch[k][:, start:stop] for k in ("tokens", "positions", "segments")]
-        hidden, cache = run(model, params, *part, cache, method=Transformer.decode)
-        pieces.append(hidden)
-    real = np.asarray(batch["segments"]) > 0
-    np.testing.assert_allclose(np.concatenate(pieces, 1)[real], np.asarray(full)[real], atol=2e-5)
+    cached, full = cached_and_full(model, params, batch, model.init_cache(2, 12), (6, 12))
+    np.testing.assert_allclose(cached, full, atol=2e-5)
 
 
 def gradients(cfg, batch, params, keys=None):

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 import tlx
-from tests.models.test_transformer import build, config, rows, run
+from tests.models.test_transformer import build, cached_and_full, check_packed_documents, config, rows
 from tests.run_directory import tiny_config, write_task_run
 from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError
-from tlx.models.transformer import Transformer
 from tlx.nn import cache as caches
 from tlx.nn.config import AttentionConfig, ExecutionConfig, FeedForwardConfig, NormConfig
 from tlx.nn.embed import EmbeddingConfig
@@ -65,40 +64,13 @@ def test_cached_decoding_equals_the_full_pass():
     assert blocks["shared_attention"].keys() == {"query", "out", "query_norm"}
     assert blocks["global_attention"].keys() == {"query", "key", "out", "query_norm", "key_norm"}
     assert blocks["wide_feedforward"]["in"]["kernel"].shape == (4, 32, 48)
-    full = run(model, params, batch)
-    cache = model.init_cache(2, 15)
-    pieces = []
-    for start, stop in ((0, 6), (6, 7), (7, 8), (8, 12)):
-        part = [batch[k][:, start:stop] for k in ("tokens", "positions", "segments")]
-        hidden, cache = run(model, params, *part, cache, method=Transformer.decode)
-        pieces.append(hidden)
-    found = jnp.concatenate(pieces, 1)
-    real = np.asarray(batch["segments"]) > 0
-    np.testing.assert_allclose(np.asarray(found)[real], np.asarray(full)[real], atol=2e-5)
+    cached, full = cached_and_full(model, params, batch, model.init_cache(2, 15), (6, 7, 8, 12))
+    np.testing.assert_allclose(cached, full, atol=2e-5)
 
 
 @pytest.mark.slow
 def test_packed_documents_are_those_alone():
-    lengths = (3, 1, 7)
-    batch = rows(batch=1, length=sum(lengths) + 1)
-    positions = np.concatenate([np.arange(length) for length in lengths])
-    packed = batch | {
-        "segments": jnp.array([[*np.repeat(np.arange(1, 4), lengths), 0]]),
-        "positions": jnp.array([[*positions, 0]]),
-    }
-    model, params = build(unlike(), batch)
-    found = run(model, params, packed)
-    start = 0
-    for length in lengths:
-        tokens = batch["tokens"][:, start : start + length]
-        alone = {
-            "tokens": tokens,
-            "segments": jnp.ones_like(tokens),
-            "positions": jnp.arange(length)[None],
-        }
-        wanted = run(model, params, alone)
-        np.testing.assert_allclose(found[:, start : start + length], wanted, atol=2e-5)
-        start += length
+    check_packed_documents(unlike())
 
 
 @pytest.mark.long

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.models.test_transformer import build, config, rows, run
+from tests.models.test_transformer import build, cached_and_full, config, rows, run
 from tlx.models.config import AttentionConfig, ExecutionConfig, PositionConfig
 from tlx.models.transformer import Transformer
 from tlx.nn.block import Block, BlockInputs
@@ -80,14 +80,8 @@ def test_the_pattern_is_one_scan_over_stacked_parameters():
 def test_each_layer_of_a_pattern_caches_what_it_sees():
     cfg, batch = patterned(num_layers=4), rows(padding=3)
     model, params = build(cfg, batch)
-    full = run(model, params, batch)
-    cache, pieces = model.init_cache(2, 14), []
-    for start, stop in ((0, 6), (6, 7), (7, 12)):
-        part = [batch[k][:, start:stop] for k in ("tokens", "positions", "segments")]
-        hidden, cache = run(model, params, *part, cache, method=Transformer.decode)
-        pieces.append(hidden)
-    real = np.asarray(batch["segments"]) > 0
-    np.testing.assert_allclose(np.concatenate(pieces, 1)[real], np.asarray(full)[real], atol=2e-5)
+    cached, full = cached_and_full(model, params, batch, model.init_cache(2, 14), (6, 7, 12))
+    np.testing.assert_allclose(cached, full, atol=2e-5)
 
 
 @pytest.mark.slow
