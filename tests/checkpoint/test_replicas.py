@@ -79,8 +79,8 @@ WORKER = """
     }
 
     def bytes_read():
-        found = tensorstore.experimental_collect_matching_metrics("/tensorstore/kvstore/file/bytes_read")
-        return found[0]["values"][0]["value"] if found else 0
+        metrics = tensorstore.experimental_collect_matching_metrics("/tensorstore/kvstore/file/bytes_read")
+        return metrics[0]["values"][0]["value"] if metrics else 0
 
     def same(left, right):
         for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):

@@ -43,9 +43,9 @@ def known(ladder, run, name, settings):
 
 
 def test_the_minimum_of_a_bowl_is_found_and_none_at_an_end():
-    found = best_rates(np.log(RATES), bowl(-8.3, noise=0.4))
+    best = best_rates(np.log(RATES), bowl(-8.3, noise=0.4))
     # Without the first, the second and the third seed.
-    assert found == pytest.approx(np.log(2) * np.array([-8.1, -8.3, -8.5]))
+    assert best == pytest.approx(np.log(2) * np.array([-8.1, -8.3, -8.5]))
     assert np.isnan(best_rates(np.log(RATES), bowl(-12.4))).all()
     diverged = np.where(RATES > 2.0**-8, np.nan, bowl(-8.3))
     assert np.isnan(best_rates(np.log(RATES), diverged)).all()
@@ -60,8 +60,8 @@ def test_rates_are_added_until_the_best_one_has_neighbours_or_one_beyond_it_dive
 
     rates, losses = search(train, 2.0**-8)
     assert len(set(tried)) == len(tried) == len(rates) and losses.shape == (2, len(rates))
-    found = best_rates(np.log(rates), losses)
-    assert np.log2(rates[-1]) == 0 and found == pytest.approx(np.log(2) * np.array([-2.1, -1.9]))
+    best = best_rates(np.log(rates), losses)
+    assert np.log2(rates[-1]) == 0 and best == pytest.approx(np.log(2) * np.array([-2.1, -1.9]))
     rates, losses = search(lambda rate: np.full(2, np.nan if rate > 2.0**-7 else 3 - rate), 2.0**-8)
     assert np.log2(rates[-1]) == -6 and np.isnan(best_rates(np.log(rates), losses)).all()
 
@@ -80,9 +80,9 @@ def test_the_check_of_the_optimum_is_a_verb_with_a_plot(tmp_path, monkeypatch, c
     monkeypatch.setattr(optimum_checks, "optimum_check", known)
     words = [f"--config={ROOT / 'configs/scaling/quickstart.py'}:tiny", f"--folder={tmp_path}"]
     assert cli.main(["scale", "hparams", "--optimum-check", "--widths=16,64", *words]) == 0
-    said = capsys.readouterr().out
-    assert "standard: best rate ~ width^-1.00 (-1.00 to -1.00): moves" in said
-    assert said.count(": stays") == 3 and "completep: best rate ~ width^" in said
+    printed = capsys.readouterr().out
+    assert "standard: best rate ~ width^-1.00 (-1.00 to -1.00): moves" in printed
+    assert printed.count(": stays") == 3 and "completep: best rate ~ width^" in printed
     assert (tmp_path / "report" / "optima.png").stat().st_size > 10_000
     words.append("--config.run.model.parametrization.name=mup")
     monkeypatch.setattr(optimum_checks, "optimum_check", lambda *a: known(*a[:2], "standard", a[3]))
@@ -102,5 +102,5 @@ def test_the_best_rate_moves_in_the_standard_parametrisation_and_not_so_far_unde
     standard = optimum_check(ladder, config.run, "standard", settings)
     completep = optimum_check(ladder, config.run, "completep", settings)
     assert standard.over_width.verdict == "moves" and standard.over_width.power < -0.4
-    for found in (completep.over_width, completep.over_depth):
-        assert abs(found.power) < 0.3 and found.low < 0 < found.high
+    for best in (completep.over_width, completep.over_depth):
+        assert abs(best.power) < 0.3 and best.low < 0 < best.high

@@ -47,23 +47,23 @@ def batch_at(k):
 
 def two_optimizers(params, steps):
     """The parameters after updates by optax, of each half on its own loss."""
-    found = {}
+    updated = {}
     for model, (name, weight) in LOSSES.items():
         others = {path: leaf for path, leaf in params.items() if not path.startswith(model)}
-        own = {path: leaf for path, leaf in params.items() if path.startswith(model)}
+        part = {path: leaf for path, leaf in params.items() if path.startswith(model)}
         adamw = optax.adamw(RATE, 0.9, 0.95, 1e-8, weight_decay=0.1)
         optimizer = optax.chain(optax.clip_by_global_norm(1.0), adamw)
 
-        def loss(own, batch, others=others, name=name, weight=weight):
-            term = TwoModels().apply({"params": {**others, **own}}, batch)[0][name]
+        def loss(part, batch, others=others, name=name, weight=weight):
+            term = TwoModels().apply({"params": {**others, **part}}, batch)[0][name]
             return weight * term.sum / term.weight
 
-        state = optimizer.init(own)
+        state = optimizer.init(part)
         for k in range(steps):
-            updates, state = optimizer.update(jax.grad(loss)(own, batch_at(k)), state, own)
-            own = optax.apply_updates(own, updates)
-        found |= own
-    return found
+            updates, state = optimizer.update(jax.grad(loss)(part, batch_at(k)), state, part)
+            part = optax.apply_updates(part, updates)
+        updated |= part
+    return updated
 
 
 @pytest.mark.parametrize("groups", [("^generator_",), ()])
@@ -90,11 +90,11 @@ def test_layers_of_a_stack_may_be_in_different_groups():
     kernel, table = rng.normal(size=(3, 4, 5)), rng.normal(size=(6, 4))
     grads = jax.tree.map(jnp.asarray, {"blocks": {"kernel": kernel}, "table": table})
     config = TrainConfig(clip_norm=0.5, clip_groups=("blocks[1:]/", "blocks"))
-    found = clip(grads, optax.tree.norm(grads), config)
+    clipped = clip(grads, optax.tree.norm(grads), config)
     for ours, theirs in (
-        (found["blocks"]["kernel"][1:], kernel[1:]),
-        (found["blocks"]["kernel"][:1], kernel[:1]),
-        (found["table"], table),
+        (clipped["blocks"]["kernel"][1:], kernel[1:]),
+        (clipped["blocks"]["kernel"][:1], kernel[:1]),
+        (clipped["table"], table),
     ):
         np.testing.assert_allclose(ours, 0.5 * theirs / np.linalg.norm(theirs), rtol=1e-5)
 

@@ -80,9 +80,13 @@ class EmbeddingMixin(TextMixin):
         if not config.max_tokens:
             return 0
         before = config.prompt(config.default_prompt if prompt is None else prompt)
-        frame = self._frame_of(Marks())
-        room = config.max_tokens - len(frame.before) - len(frame.after)
-        return max(0, len(self._embedding_tokens(before + text)) - max(0, room))
+        return max(
+            0, len(self._embedding_tokens(before + text)) - self._embedding_room(self._frame_of(Marks()))
+        )
+
+    def _embedding_room(self, frame: Frame) -> int:
+        """Tokens of a text that fit into config.embed.max_tokens beside the frame."""
+        return max(0, self.config.embed.max_tokens - len(frame.before) - len(frame.after))
 
     def _embedding_tokens(self, text: str) -> list[int]:
         config = self.config.embed
@@ -90,8 +94,7 @@ class EmbeddingMixin(TextMixin):
         return self._encode(text.lower() if config.lower_case else text)
 
     def _embedding_row(self, text: str, frame: Frame) -> list[int]:
-        config = self.config.embed
         tokens = self._embedding_tokens(text)
-        if config.max_tokens:
-            tokens = tokens[: max(0, config.max_tokens - len(frame.before) - len(frame.after))]
+        if self.config.embed.max_tokens:
+            tokens = tokens[: self._embedding_room(frame)]
         return [*frame.before, *tokens, *frame.after]

@@ -32,7 +32,7 @@ class ReplicatedLeaf(NamedTuple):
     """A leaf of which every replica holds all shards."""
 
     path: str
-    """Its path."""
+    """Path of the leaf in the state."""
     abstract: jax.ShapeDtypeStruct
     """Shape, dtype and sharding over the whole mesh."""
     replica: int

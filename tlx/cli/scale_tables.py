@@ -248,20 +248,20 @@ def mixture(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def predict(answer: Mapping[str, Any], fitted: Fit, given: bool) -> str:
+def predict(answer: Mapping[str, Any], fitted: Fit, is_optimum: bool) -> str:
     """Return the run to train, as lines.
 
     Args:
         answer: The forecast.
         fitted: The fit that it is of.
-        given: Whether its N and D were given, and are not the budget's optimum.
+        is_optimum: Whether N and D are the budget's optimum, and not the user's.
 
     Returns:
         The text.
     """
     lines = [f"{answer['flops']:.4g} FLOP, law {fitted.law}, convention {fitted.settings.convention}"]
     for name in ("N", "D"):
-        title = name if given else f"{name}*"
+        title = f"{name}*" if is_optimum else name
         lines.append(f"  {title} {rounded(answer[name], answer.get(f'{name}_interval'))}")
     lines.append(f"  tokens per parameter {answer['tokens_per_param']:.3g}")
     if "loss" in answer:

@@ -144,7 +144,7 @@ def predict(options: argparse.Namespace) -> int:
             shown["measured"] = _train(options, buildable)
     elif options.train:
         raise ConfigError("--train needs --config, for the run to make")
-    _print(options, shown, scale_tables.predict(shown, fitted, options.N is not None))
+    _print(options, shown, scale_tables.predict(shown, fitted, is_optimum=options.N is None))
     return 0
 
 
@@ -195,7 +195,7 @@ def mixture(options: argparse.Namespace) -> int:
 
 
 def hparams(options: argparse.Namespace) -> int:
-    """Print laws of learning rate and batch, or the coordinate check."""
+    """Print laws of learning rate and batch, or a check of the parametrisation."""
     if options.coordinate_check and options.optimum_check:
         raise ConfigError("--coordinate-check and --optimum-check are two checks: give one of them")
     if options.optimum_check:

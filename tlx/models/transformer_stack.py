@@ -1,6 +1,6 @@
 """A stack of layers with what goes before and after it: embeddings in, normalised hidden states out.
 
-Shapes: U size of what a layer reads of a token besides the stream.
+Shapes: U size of the per-layer inputs.
 """
 
 from collections.abc import Callable, Sequence
@@ -160,19 +160,21 @@ class TransformerStack(nn.Module):
         per_layer_LBTU = self._per_layer(x_BTD, inputs.token_rows_BTE)
 
         def make_layer(spec: LayerSpec) -> Layer:
-            of_block = block_inputs._replace(keys_B=keys_B)
+            shared_inputs = block_inputs._replace(keys_B=keys_B)
             if spec.query_passes:
                 assert inputs.query_BTD is not None
-                return _layer_on_queries(spec, of_block, inputs.query_BTD)
-            return _layer(spec, of_block, segments_BT if cfg.feedforward.num_experts else None, keeps_inputs)
+                return _layer_on_queries(spec, shared_inputs, inputs.query_BTD)
+            return _layer(
+                spec, shared_inputs, segments_BT if cfg.feedforward.num_experts else None, keeps_inputs
+            )
 
         def init(key: jax.Array) -> Any:
             # Every layer's parameters are those of a whole layer: the config of the pattern, no window.
             mask = Mask(segments_BT, segments_BT)
             block = make_block(cfg)
             # No bias: initial values do not depend on it.
-            own = None if per_layer_LBTU is None else per_layer_LBTU[0]
-            layer_inputs = block_inputs._replace(mask=mask, bias=None, per_layer_BTU=own)
+            per_layer_BTU = None if per_layer_LBTU is None else per_layer_LBTU[0]
+            layer_inputs = block_inputs._replace(mask=mask, bias=None, per_layer_BTU=per_layer_BTU)
             params: Any = block.init(key, x_BTD, layer_inputs)["params"]
             return _without_made(params, cfg)
 
@@ -183,13 +185,13 @@ class TransformerStack(nn.Module):
         groups = group_layers(specs)
         # Sliced before the first layer runs: slices of parameters depend on nothing else.
         group_params = [self._params_of(blocks, group) for group in groups]
-        of_layers = (_memory_by_layer(inputs), per_layer_LBTU)
+        stacked_inputs = (_memory_by_layer(inputs), per_layer_LBTU)
         y_BTD = x_BTD
         stored_keys = self._no_stored_keys(x_BTD)
         outputs = (None, None)
         for group, params in zip(groups, group_params, strict=True):
             carry = (y_BTD, stored_keys)
-            (y_BTD, stored_keys), outputs = self._run_group(group, params, make_layer, carry, of_layers)
+            (y_BTD, stored_keys), outputs = self._run_group(group, params, make_layer, carry, stacked_inputs)
             if group.specs[-1].convolution:
                 y_BTD = self.convolution(x_BTD, y_BTD, segments_BT, keys_B)
         if len(groups) > 1:
@@ -295,10 +297,10 @@ class TransformerStack(nn.Module):
             block = make_block(spec.block, spec.attention_norm)
             mask = block_inputs.mask._replace(window=spec.block.attention.window)
 
-            def layer(params: Any, carry: tuple[Any, ...], index: jax.Array, own: tuple[Any, Any]):
+            def layer(params: Any, carry: tuple[Any, ...], index: jax.Array, layer_slice: tuple[Any, Any]):
                 # The cache of all layers is in the carry, where each layer updates it in place.
                 x, key, value, states = carry
-                encoded_key_value, per_layer_BTU = own
+                encoded_key_value, per_layer_BTU = layer_slice
                 if cfg.mixer or cfg.has_unlike_layers:
                     index = jnp.asarray(first_entry_L)[index]
                 layer_inputs = block_inputs._replace(
@@ -316,9 +318,11 @@ class TransformerStack(nn.Module):
         groups = group_layers(layer_specs(cfg))
         blocks = self._blocks()
         carry = (x_BTD, cache.key, cache.value, cache.states)
-        of_layers = (encoded, self._per_layer(x_BTD, token_rows_BTE))
+        stacked_inputs = (encoded, self._per_layer(x_BTD, token_rows_BTE))
         for group in groups:
-            carry, _ = self._run_group(group, self._params_of(blocks, group), make_layer, carry, of_layers)
+            carry, _ = self._run_group(
+                group, self._params_of(blocks, group), make_layer, carry, stacked_inputs
+            )
         y_BTD, key, value, states = carry
         cache = cache._replace(
             key=key, value=value, states=states, segments=segments, num_filled=start + length
@@ -353,7 +357,7 @@ class TransformerStack(nn.Module):
         )
 
     def _per_layer(self, x_BTD: jax.Array, token_rows_BTE: jax.Array | None) -> jax.Array | None:
-        """What each layer reads of the tokens besides the stream, [L, B, T, U]; None: nothing."""
+        """Compute the per-layer inputs of the tokens, [L, B, T, U]; None: the layers have none."""
         if not self.cfg.per_layer_dim:
             return None
         assert token_rows_BTE is not None
@@ -510,15 +514,17 @@ def _layer(spec: LayerSpec, inputs: BlockInputs, segments_BT: jax.Array | None, 
         keeps_inputs: Whether the input of the layer is one of its outputs.
 
     Returns:
-        The function: the carry is the stream and the keys that layers share, a layer's own inputs its memory and what
-        it reads besides the stream.
+        The function: the carry is the stream and the keys that layers share, layer_slice the layer's slice of the
+        memory and of the per-layer inputs.
     """
     block = make_block(spec.block, spec.attention_norm)
     mask = inputs.mask._replace(window=spec.block.attention.window)
 
-    def layer(params: Any, carry: tuple[jax.Array, StoredKeys], index: jax.Array, own: tuple[Any, Any]):
+    def layer(
+        params: Any, carry: tuple[jax.Array, StoredKeys], index: jax.Array, layer_slice: tuple[Any, Any]
+    ):
         x, stored_keys = carry
-        memory_BMD, per_layer_BTU = own
+        memory_BMD, per_layer_BTU = layer_slice
         layer_inputs = inputs._replace(
             mask=mask,
             keys_B=fold(inputs.keys_B, index),
@@ -547,7 +553,7 @@ def _layer_on_queries(spec: LayerSpec, inputs: BlockInputs, query_BTD: jax.Array
     block = make_block(spec.block, spec.attention_norm)
     mask = inputs.mask._replace(window=spec.block.attention.window)
 
-    def layer(params: Any, carry: tuple[jax.Array, StoredKeys], index: jax.Array, own: None):
+    def layer(params: Any, carry: tuple[jax.Array, StoredKeys], index: jax.Array, layer_slice: None):
         source, stored_keys = carry
         # The queries start from the source plus vectors of their own, and always attend to the source.
         x = source + query_BTD

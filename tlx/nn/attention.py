@@ -53,7 +53,7 @@ class Attended(NamedTuple):
     """The cache with the new keys and values."""
 
     keys_values: KeysValues
-    """What was attended to."""
+    """Keys and values that the queries attended to."""
 
 
 class Attention(nn.Module):

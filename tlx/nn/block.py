@@ -1,6 +1,6 @@
 """One layer: attention or a state space, cross-attention and a feed-forward network around a residual stream.
 
-Shapes: U size of what a layer reads of a token besides the stream.
+Shapes: U size of the per-layer inputs.
 """
 
 from collections.abc import Mapping
@@ -82,7 +82,7 @@ class BlockInputs(NamedTuple):
     """Keys and values of layers before, where layers share them; while decoding they stand in the cache."""
 
     per_layer_BTU: jax.Array | None = None
-    """float[B, T, U]: what this layer reads of the tokens besides the stream (nn/per_layer.py); None: nothing."""
+    """float[B, T, U]: the layer's per-layer inputs (nn/per_layer.py); None: it has none."""
 
 
 class BlockOutputs(NamedTuple):

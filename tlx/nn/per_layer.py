@@ -1,4 +1,4 @@
-"""What each layer reads of a token besides the residual stream (Gemma 3n, Gemma 4).
+"""Per-layer inputs: vectors of each token that a layer reads besides the residual stream (Gemma 3n, Gemma 4).
 
 With e the token's row of a second table, of which layer l has the part e_l, and x the token's vector in the stream
 before the first layer, layer l reads
@@ -7,7 +7,7 @@ before the first layer, layer l reads
 
 and adds norm(W_out (act(W_gate h) * p_l)) to its output h.
 
-Shapes: U size of what a layer reads.
+Shapes: U size of the per-layer inputs.
 """
 
 import flax.linen as nn
@@ -21,14 +21,14 @@ from tlx.nn.norm import Norm
 
 
 class PerLayerInputs(nn.Module):
-    """p of all layers of a stack."""
+    """The per-layer inputs p of all layers of a stack."""
 
     cfg: BlockConfig
-    """The stack."""
+    """Config of the stack."""
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, rows_BTE: jax.Array) -> jax.Array:
-        """Compute what the layers read.
+        """Compute the per-layer inputs.
 
         Args:
             x_BTD: the stream before the first layer.
@@ -62,14 +62,14 @@ class PerLayerGate(nn.Module):
     """norm(W_out (act(W_gate h) * p)) of one layer."""
 
     cfg: BlockConfig
-    """The layer."""
+    """Config of the layer."""
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, per_layer_BTU: jax.Array) -> jax.Array:
-        """Compute what is added to the layer's output.
+        """Compute the vectors that are added to the layer's output.
 
         Args:
-            x_BTD: the output.
+            x_BTD: the layer's output.
             per_layer_BTU: p of the layer.
 
         Returns:

@@ -105,8 +105,8 @@ def _read_by_a_host(saved: Any, hosts: int, devices_per_host: int) -> int:
         if replicas.num_replicas(leaf) > on_a_host and tree.num_bytes(leaf) >= replicas.SMALL
     }
     readers = replicas.readers_of(shared, count)
-    own = devices_per_host * sum(size for path, size in shards.items() if path not in shared)
+    unshared = devices_per_host * sum(size for path, size in shards.items() if path not in shared)
     loads = [0] * (count // on_a_host)
     for path, replica in readers.items():
         loads[replica // on_a_host] += shards[path] * devices_per_host // on_a_host
-    return own + max(loads)
+    return unshared + max(loads)

@@ -367,8 +367,8 @@ class _SharedShape:
     @property
     def squares(self) -> float:
         """Sum of the squares of ln loss around the curves."""
-        rest = self.target - self._design() @ self._constants(self.target[None])[0]
-        return float(rest @ rest)
+        residuals = self.target - self._design() @ self._constants(self.target[None])[0]
+        return float(residuals @ residuals)
 
     @property
     def num_constants(self) -> int:
@@ -428,8 +428,8 @@ def _shared_shape(runs: RunTable, groups: list[np.ndarray], lowest: list[Minimum
     for rows, x, minimum in zip(groups, sizes, lowest, strict=True):
         y = np.log(runs["loss"][rows])
         order = _DEGREES[minimum.curve]
-        rest = y - _polynomial(x, y, order)(x)
-        squares += float(rest @ rest)
+        residuals = y - _polynomial(x, y, order)(x)
+        squares += float(residuals @ residuals)
         constants += order + 1
     free = len(target) - constants
     added = constants - shared.num_constants

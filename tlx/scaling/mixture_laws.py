@@ -241,14 +241,14 @@ def _weights_of(table: dict[str, np.ndarray], columns: Sequence[str]) -> np.ndar
             f"{problem}; the table has {', '.join(table)}"
         )
     weights = np.stack([table[name] for name in columns], 1)
-    must = f"the weights in {', '.join(columns)} must be numbers, 0 or more, and not all 0 in a run"
+    rule = f"the weights in {', '.join(columns)} must be numbers, 0 or more, and not all 0 in a run"
     if weights.dtype == object:
-        raise DataError(must)
+        raise DataError(rule)
     bad = np.flatnonzero(~((np.isfinite(weights) & (weights >= 0)).all(1) & (weights.sum(1) > 0)))
     if len(bad):
         row = int(bad[0])
         values = ", ".join(f"{name} {value:g}" for name, value in zip(columns, weights[row], strict=True))
-        raise DataError(f"{must}: {describe_row(table, row)} has {values}")
+        raise DataError(f"{rule}: {describe_row(table, row)} has {values}")
     return weights / weights.sum(1, keepdims=True)
 
 

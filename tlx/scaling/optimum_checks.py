@@ -72,10 +72,10 @@ class OptimumSettings:
         for name, least in (("widths", 2), ("depths", 2)):
             values = getattr(self, name)
             if len(set(values)) < least or min(values) < 1:
-                raise ConfigError(f"--{name} = {values} must be {least} different numbers or more, from 1 up")
+                raise ConfigError(f"{name} = {values} must be {least} different numbers or more, from 1 up")
         for name, least in (("steps", 8), ("rows", 1), ("seeds", 2)):
             if getattr(self, name) < least:
-                raise ConfigError(f"--{name} = {getattr(self, name)} must be {least} or more")
+                raise ConfigError(f"{name} = {getattr(self, name)} must be {least} or more")
 
 
 class SizeOptimum(NamedTuple):

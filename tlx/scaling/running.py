@@ -280,10 +280,10 @@ class _Processes:
         workdir = self.ledger.run_folder(row)
         local = self._local_folder(row)
         # Steps before a branch begins are its trunk's.
-        kept = row["config"]["checkpoint"]["keep_at"] if "checkpoint" in row["config"] else ()
+        permanent = row["config"]["checkpoint"]["keep_at"] if "checkpoint" in row["config"] else ()
         every = row["config"].get("eval", {}).get("every", row["steps"])
         first = row.get("from_step", 0) + 1
-        steps = [step for step in kept if step >= first and step % every == 0]
+        steps = [step for step in permanent if step >= first and step % every == 0]
         write_json(local / "scoring.json", {"tasks": self.tasks, "steps": [*steps, row["steps"]]})
         self._open_process(row, local, [*_SCORER, str(workdir), str(local / "scoring.json")])
         self.ledger.event("score", run=row["run"])

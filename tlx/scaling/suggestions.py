@@ -101,13 +101,13 @@ def halving(fit: Fit, flops: float, most: float | None = None) -> Halving:
     """
     design = _Design(fit, flops, most)
     before = design.width()
-    made: list[Suggestion] = []
-    while design.width() > before / 2 and len(made) < _MOST_RUNS:
-        made.append(design.next_run())
-    spent = sum(run.flops for run in made)
+    suggested: list[Suggestion] = []
+    while design.width() > before / 2 and len(suggested) < _MOST_RUNS:
+        suggested.append(design.next_run())
+    spent = sum(run.flops for run in suggested)
     row = fit.optimal_row(flops)
-    widths = [_forecast_width(fit, row), _forecast_width(_with_runs(fit, made), row)]
-    return Halving(len(made), spent, before, design.width(), *widths)
+    widths = [_forecast_width(fit, row), _forecast_width(_with_runs(fit, suggested), row)]
+    return Halving(len(suggested), spent, before, design.width(), *widths)
 
 
 def _forecast_width(fit: Fit, row: RunTable) -> float:
@@ -116,13 +116,13 @@ def _forecast_width(fit: Fit, row: RunTable) -> float:
     return float(forecast.high[0] - forecast.low[0])
 
 
-def _with_runs(fit: Fit, made: list[Suggestion]) -> Fit:
+def _with_runs(fit: Fit, suggested: list[Suggestion]) -> Fit:
     """The fit with further runs in its table, whose losses are those that are forecast, with the fit's noise."""
     law = get_law(fit.law)
-    rows = {name: np.array([getattr(run, name) for run in made]) for name in ("N", "D", "flops")}
-    if not made:
+    rows = {name: np.array([getattr(run, name) for run in suggested]) for name in ("N", "D", "flops")}
+    if not suggested:
         return fit
-    noise = fit.noise * np.random.default_rng(0).standard_normal(len(made))
+    noise = fit.noise * np.random.default_rng(0).standard_normal(len(suggested))
     rows[law.target] = np.exp(Outlook(fit).forecast(rows).center + noise)
     table = {name: np.concatenate([fit.runs[name], rows[name]]) for name in rows if name in fit.runs}
     return dataclasses.replace(fit, runs=table)
