@@ -13,6 +13,14 @@ r"""LLaMA-2-Chat (Touvron et al. 2023): two reward models with margins, rejectio
     tlx finetune --config=configs/posttrain/llama2_chat.py:ppo --from=runs/rejection --workdir=runs/chat \
         --config.objective.reward_run=runs/helpful --config.data.records.train="('prompts.jsonl',)"
 
+Ghost attention, by which an instruction of the first message holds for the whole conversation, is of conversations
+(records with "messages"; runs/dialogues is a model that finetune/chat.py made of them):
+
+    tlx data ghost --config=configs/posttrain/llama2_chat.py:ghost --from=runs/dialogues --to=obeyed \
+        --instructions=instructions.tsv --config.data.records.train="('conversations.jsonl',)"
+    tlx finetune --config=configs/posttrain/llama2_chat.py:ghost --from=runs/dialogues --workdir=runs/ghost \
+        --config.data.records.train="('obeyed/train.jsonl',)"
+
 Demonstrations have a prompt and an answer; comparisons a prompt, a chosen and a rejected answer, and the margin, 1,
 2/3, 1/3 or 0. Rejection sampling made V1 to V4, and PPO followed it in V5. The gate between both reward models is in
 rejection sampling; PPO has one reward run here.
@@ -24,13 +32,13 @@ from ml_collections import ConfigDict
 from tlx.recipes import few_records, words_of
 from tlx.run import finetune_config
 
-STEPS = ("sft", "reward", "ppo")
+STEPS = ("sft", "reward", "ppo", "ghost")
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """Return the config; `arg` is one of STEPS ("" is "ppo"), "tiny", or both joined by a colon."""
     words = words_of(arg, (*STEPS, "tiny"))
-    make = {"sft": _sft, "reward": _reward, "ppo": _ppo}
+    make = {"sft": _sft, "reward": _reward, "ppo": _ppo, "ghost": _ghost}
     step = next((word for word in words if word in STEPS), "ppo")
     config = make[step]()
     config.model.dropout = 0.0
@@ -65,13 +73,27 @@ def _texts(config: ConfigDict) -> None:
 def _sft() -> ConfigDict:
     config = finetune_config("generation")
     _texts(config)
+    _tuning(config)
+    return config
+
+
+def _ghost() -> ConfigDict:
+    config = finetune_config("chat")
+    config.objective.loss_on = "last_answer"
+    config.objective.target_length = 1024
+    config.data.sequence_length = 4096
+    _tuning(config)
+    return config
+
+
+def _tuning(config: ConfigDict) -> None:
+    """Set the paper's values of supervised tuning."""
     config.data.records.epochs = 2.0
     config.train.batch_size = 64
     config.optimizer.learning_rate = 2e-5
     config.optimizer.schedule.name = "cosine"
     config.optimizer.schedule.warmup = 0
     config.optimizer.schedule.final_fraction = 0.1
-    return config
 
 
 def _reward() -> ConfigDict:

@@ -63,6 +63,23 @@ def test_rows_by_hand():
     assert small.TOKENIZER.decode(cut[0].pieces[0].tokens) == "Uab.AcU"
 
 
+def test_the_last_answer_alone():
+    """Nothing before it has a loss, and of a conversation that is too long the oldest messages are left out."""
+    spec = spec_of(loss_on="last_answer")
+    batch = rows_of(TASK.prepare(RECORDS, small.TOKENIZER, spec), spec)
+    text = [V.bos, *encode("Uab.Ac"), V.eos, *encode("Ud.Aef"), V.eos]
+    assert batch["tokens"][0].tolist() == [*text[:-1], *[V.pad] * (16 - len(text) + 1)]
+    assert np.flatnonzero(batch["weights"][0]).tolist() == [11, 12, 13]
+    assert batch["targets"][0][11:14].tolist() == [*encode("ef"), V.eos]
+    shorter = dataclasses.replace(spec, length=8)
+    cut = TASK.prepare(RECORDS, small.TOKENIZER, shorter)
+    assert cut[0].pieces[0].tokens.tolist() == [V.bos, *encode("Ud.Aef"), V.eos]
+    exact = TASK.prepare(RECORDS, small.TOKENIZER, dataclasses.replace(spec, length=len(text) - 1))
+    assert exact[0].pieces[0].tokens.tolist() == text
+    with pytest.raises(ConfigError, match="did you mean 'last_answer'"):
+        spec_of(loss_on="last_answers")
+
+
 def files(tmp_path, **config):
     path = tmp_path / "said.jsonl"
     path.write_text("\n".join(json.dumps(value) for value in VALUES * 3))

@@ -34,7 +34,7 @@ VERBS = Table(
 
 _ABOUT = {
     "config": "print the resolved configuration, or how two differ",
-    "data": "look at the examples a model will get; prepare a token cache; augment records",
+    "data": "look at the examples a model will get; prepare a token cache; make records",
     "train": "pretrain a model, or resume a run",
     "finetune": "train a pretrained model on a task with labels",
     "evaluate": "bits per byte of a model on a text, or its scores on a task",

@@ -3,6 +3,8 @@
 tlx data show --config=quickstart:mlm --examples=2 --positions=40
 tlx data show --config=finetune/reviews --from=runs/mlm      a task's rows, beside their records
 tlx data augment --config=finetune/pairs --from=runs/bert --to=more     copies of a task's records (TinyBERT)
+tlx data ghost --config=posttrain/llama2_chat:ghost --from=runs/chat --instructions=FILE --to=obeyed
+                                                             answers under an instruction (Llama 2's ghost attention)
 tlx data prepare --config=quickstart                         token caches in the cache folder of this machine
 tlx data prepare --config=quickstart --to=corpora/python     a corpus that any machine reads: data.tokens
 tlx data prepare --config=C --to=gs://b/c4 --runner=beam -- --runner=DataflowRunner --project=P --region=R
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from tlx.base import place as places
 from tlx.base.errors import ConfigError
-from tlx.cli import data_augment, flags
+from tlx.cli import data_augment, data_ghost, flags
 from tlx.rollouts import TABLE as ROLLOUTS
 from tlx.tasks import TABLE as TASKS
 
@@ -31,6 +33,11 @@ def main(argv: list[str]) -> int:
         if options.config.objective.name not in TASKS:
             raise ConfigError(f"augment is for tasks, this is {options.config.objective.name}")
         data_augment.augment(options)
+        return 0
+    if options.action == "ghost":
+        if options.config.objective.name != "chat":
+            raise ConfigError(f"ghost is for the task chat, this is {options.config.objective.name}")
+        data_ghost.ghost(options)
         return 0
     if options.render:
         places.local_path(options.render)
@@ -61,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = flags.parser("data", __doc__)
     parser.add_argument(
         "action",
-        choices=("show", "prepare", "augment"),
+        choices=("show", "prepare", "augment", "ghost"),
         help="print examples, prepare tokens, or write more records",
     )
     flags.add_config(parser)
@@ -76,10 +83,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=0, help="number of the batch to print from (show; 0)")
     parser.add_argument("--split", choices=("train", "validation"), default="train", help="split (train)")
     parser.add_argument(
-        "--from", dest="base", metavar="DIR", help="for a task: the base model; augment: a masked one"
+        "--from",
+        dest="base",
+        metavar="DIR",
+        help="for a task: the base model; augment: a masked one; ghost: a run of the task chat",
     )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws (augment and ghost; 0)")
     _add_prepare_flags(parser)
     data_augment.add_flags(parser)
+    data_ghost.add_flags(parser)
     return parser
 
 
@@ -90,7 +102,7 @@ def _add_prepare_flags(parser: argparse.ArgumentParser) -> None:
         "--to",
         metavar="PLACE",
         help="folder or bucket of the corpus (data.tokens); without either, token caches of this machine are made; "
-        "augment: folder of the records",
+        "augment and ghost: folder of the records",
     )
     group.add_argument(
         "--runner",

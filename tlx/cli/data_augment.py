@@ -23,7 +23,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="word vectors (GloVe's text files), whose neighbours replace words of several pieces; by default the "
         "model's token table",
     )
-    group.add_argument("--seed", type=int, default=0, help="seed of the draws (0)")
 
 
 def augment(options: argparse.Namespace) -> None:

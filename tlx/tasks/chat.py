@@ -3,6 +3,8 @@
 A record holds a list of messages, or a question and its answer as templates of columns. They become text by
 a chat template (text/chat.py), which is saved with the run. Every token of an answer, and what ends it, is
 predicted, nothing else; rows of training are packed. A conversation that is longer than a row loses its end.
+With `loss_on="last_answer"` only its last answer is predicted, and a conversation that is longer than a row loses its
+oldest messages: Llama 2's ghost attention trains so (trainer/ghost_attention.py).
 
 Evaluated by the perplexity of answers and, where the config has metrics, by generated last answers.
 """
@@ -25,13 +27,17 @@ from tlx.tasks.shared.text_metrics import METRICS, majority_baseline
 from tlx.text.chat import (
     ChatTemplate,
     Message,
+    TemplateSegment,
     ending,
+    fitted_prompt,
     prompt_of,
     segments_of,
     template_named,
     tokens_of,
 )
 from tlx.text.tokenizer import Tokenizer
+
+LOSS_ON = ("answers", "last_answer")
 
 
 class Conversation(NamedTuple):
@@ -67,6 +73,8 @@ class Chat(DecodingConfig):
     """Name of the chat template, one of text/chat.py's."""
     format: ChatTemplate | None = None
     """The chat template written out; None is the one called `template`."""
+    loss_on: str = "answers"
+    """What is learned of a conversation: "answers", or "last_answer" alone."""
     packing: bool = True
     """Whether a row of training holds several conversations."""
     metrics: tuple[str, ...] = ()
@@ -76,6 +84,8 @@ class Chat(DecodingConfig):
         """Raise ConfigError naming the field, its value and what is legal."""
         super().validate()
         self.chat_template.validate("objective.format")
+        if self.loss_on not in LOSS_ON:
+            raise ConfigError(one_of("objective.loss_on", self.loss_on, LOSS_ON))
         for metric in self.metrics:
             if metric not in METRICS:
                 raise ConfigError(one_of("objective.metrics", metric, METRICS))
@@ -136,6 +146,28 @@ def messages_of(record: Record, config: Chat, labelled: bool = True) -> tuple[Me
     return tuple(messages)
 
 
+def _fitted(
+    messages: tuple[Message, ...], template: ChatTemplate, tokenizer: Tokenizer, spec: TaskSpec
+) -> tuple[Message, ...]:
+    """Return a conversation that ends with an answer, its oldest messages left out where it exceeds a row."""
+
+    def encode(kept: Sequence[Message]) -> np.ndarray:
+        return tokens_of(segments_of(kept, template), tokenizer)[0]
+
+    # A row of T tokens predicts T: the text may have one token more.
+    left_out = fitted_prompt(messages, encode, spec.length - len(spec.prompt) + 1)[1]
+    first = 1 if messages[0].role == "system" else 0
+    return (*messages[:first], *messages[first + left_out :])
+
+
+def _last_answer_alone(messages: Sequence[Message], template: ChatTemplate) -> list[TemplateSegment]:
+    """Return the segments of a conversation, those of all but its last message without a loss."""
+    segments = segments_of(messages, template)
+    num_earlier = len(segments_of(messages[:-1], template))
+    earlier = [segment._replace(predicted=False) for segment in segments[:num_earlier]]
+    return [*earlier, *segments[num_earlier:]]
+
+
 def _answered(item: Conversation) -> bool:
     return item.messages[-1].role == "assistant"
 
@@ -172,7 +204,11 @@ class ChatTask(PackedTextTask):
         items = []
         for number, record in enumerate(records):
             messages = messages_of(record, spec.config, labelled)
-            tokens, predicted = tokens_of(segments_of(messages, template), tokenizer)
+            segments = segments_of(messages, template)
+            if spec.config.loss_on == "last_answer" and labelled:
+                messages = _fitted(messages, template, tokenizer, spec)
+                segments = _last_answer_alone(messages, template)
+            tokens, predicted = tokens_of(segments, tokenizer)
             segment, *_ = cut_segments(tokens, predicted, spec)
             items.append(Conversation((segment,), number, messages))
         return items
