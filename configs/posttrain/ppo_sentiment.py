@@ -75,7 +75,7 @@ def _ppo(config: ConfigDict) -> None:
     objective.reward_text = "{prompt} {answer}"
     # The best policy is the base times exp(reward / beta). With rewards of deviation s it is about s^2 / (2 beta^2)
     # nats away: at 0.1 nothing would hold the policy within 6 nats.
-    objective.beta = 0.4
+    objective.beta = 0.3
     objective.gae_lambda = 1.0
     objective.minibatches = 4
     objective.epochs = 2

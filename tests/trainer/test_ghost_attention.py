@@ -133,7 +133,7 @@ def test_an_instruction_comes_to_hold_for_the_whole_conversation(tmp_path, capsy
     config.optimizer.learning_rate = 3e-3
     config.eval.every = 0
     config.data.records.train = (str(paths["both"]),)
-    config.data.records.epochs = 40.0
+    config.data.records.epochs = 15.0
     tlx.finetune(config, workdir=tmp_path / "base")
     (tmp_path / "loud.tsv").write_text("loud\n")
     words = [
@@ -148,7 +148,8 @@ def test_an_instruction_comes_to_hold_for_the_whole_conversation(tmp_path, capsy
     config.objective.loss_on = "last_answer"
     config.objective.target_length = 8
     config.data.sequence_length = 96
-    config.data.records.train = (str(tmp_path / "made/train.jsonl"),)
+    # Conversations without an instruction beside them, or everything would be learned to be loud.
+    config.data.records.train = (str(tmp_path / "made/train.jsonl"), str(paths["plain"]))
     config.data.records.epochs = 20.0
     config.train.batch_size = 8
     config.optimizer.learning_rate = 1e-3
@@ -168,4 +169,4 @@ def test_an_instruction_comes_to_hold_for_the_whole_conversation(tmp_path, capsy
         rates[name] = {key: float(np.mean(values)) for key, values in obeyed.items()}
     print(rates)
     assert rates["base"]["first"] < 0.2 and rates["base"]["none"] > 0.9
-    assert rates["ghost"]["first"] > 0.9
+    assert rates["ghost"]["first"] > 0.9 and rates["ghost"]["none"] > 0.9
