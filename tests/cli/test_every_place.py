@@ -52,6 +52,7 @@ READ = {
     "report PATH",
     "chat --retrieve",
     "data --vectors",
+    "data --instructions",
     "scale --rate-law",
     "scale --runs",
     "scale compare --with",
@@ -230,6 +231,18 @@ COMMANDS = {
         "{none}",
     ),
     "data --from": (["data", "show", "--config=finetune/quickstart:tiny", "--from={none}"], 64, "{none}"),
+    "data --instructions": (
+        [
+            "data",
+            "ghost",
+            "--config=finetune/chat:tiny",
+            "--from={run}",
+            "--instructions={none}",
+            "--to={new}",
+        ],
+        64,
+        "{none}",
+    ),
     "plan --from": (
         ["plan", "--config=finetune/quickstart:tiny", "--from={none}", "--target=cpu:1", "--method=analytic"],
         64,

@@ -131,7 +131,7 @@ def test_texts_that_are_too_long_keep_their_words():
 
 
 @pytest.mark.slow
-def test_the_command_writes_records_and_those_held_out(tmp_path, capsys):
+def test_the_command_writes_records_and_those_held_out(tmp_path, capsys, monkeypatch):
     base = write_run(tmp_path / "mlm", "mlm")
     lines = [json.dumps({"text": f"ab c{i}", "label": "yes" if i % 2 else "no"}) for i in range(30)]
     (tmp_path / "records.jsonl").write_text("\n".join(lines))
@@ -157,3 +157,8 @@ def test_the_command_writes_records_and_those_held_out(tmp_path, capsys):
     assert "train on them: --config.data.records.format=jsonl" in out
     assert cli.main(words) == 64
     assert "is not empty" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    bucket = stores.place("gs", tmp_path) / "more"
+    for code in (0, 64):
+        assert cli.main([*words[:-1], f"--to={bucket}", "--copies=2"]) == code
+    assert (bucket / "train.jsonl").read_text().splitlines() == train and not (tmp_path / "gs:").exists()

@@ -1,11 +1,12 @@
 """`tlx data augment`: the records of a task with copies whose words are replaced."""
 
 import argparse
-import pathlib
 from typing import Any
 
+from tlx.base import place as places
 from tlx.base.errors import ConfigError
 from tlx.base.files import atomic_open
+from tlx.base.place import Place
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +26,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def empty_folder(path: str) -> Place:
+    """Return the folder or bucket of new records; ConfigError where it holds something."""
+    folder = places.parse(path)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(f"--to = {path!r} is not empty")
+    return folder
+
+
 def augment(options: argparse.Namespace) -> None:
     """Write the training records with their copies, and the held-out ones as they are, to --to.
 
@@ -33,9 +42,7 @@ def augment(options: argparse.Namespace) -> None:
     """
     if options.base is None or not options.to:
         raise ConfigError("tlx data augment needs --from=MASKED_MODEL and --to=FOLDER")
-    folder = pathlib.Path(options.to)
-    if folder.exists() and any(folder.iterdir()):
-        raise ConfigError(f"--to = {options.to!r} is not empty")
+    folder = empty_folder(options.to)
     from tlx.api.load import load
     from tlx.data.records import read_records
     from tlx.run.config import get_objective, parse_config

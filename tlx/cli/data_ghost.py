@@ -1,10 +1,10 @@
 """`tlx data ghost`: records of conversations whose last answer follows an instruction of the first message."""
 
 import argparse
-import pathlib
 
 from tlx.base.errors import ConfigError
 from tlx.base.files import atomic_open
+from tlx.cli.data_augment import empty_folder
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -29,9 +29,7 @@ def ghost(options: argparse.Namespace) -> None:
     """
     if options.base is None or not options.to or not options.instructions:
         raise ConfigError("tlx data ghost needs --from=CHAT_RUN, --instructions=FILE and --to=FOLDER")
-    folder = pathlib.Path(options.to)
-    if folder.exists() and any(folder.iterdir()):
-        raise ConfigError(f"--to = {options.to!r} is not empty")
+    folder = empty_folder(options.to)
     from tlx.api.load import load
     from tlx.data.records import read_records
     from tlx.run.config import parse_config
