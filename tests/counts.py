@@ -106,7 +106,7 @@ def definitions(node, public=True):
             visible = public and not child.name.startswith("_")
             yield child, visible
             yield from definitions(child, visible and isinstance(child, ast.ClassDef))
-        else:
+        elif not isinstance(child, ast.expr):  # an expression holds no definition
             yield from definitions(child, public)
 
 
@@ -182,12 +182,16 @@ def density(kind, folders, without=None):
         without: Name of a folder below them that is not.
     """
     paths = [path for path in sources(folders) if without not in path.parts]
-    lines = sum((ROOT / path).read_text().count("\n") for path in paths)
     if kind == "comments":
         count = sum(comments((ROOT / path).read_text()) for path in paths)
     else:
         count = sum(found == kind for path in paths for found, _ in faults(path))
-    return 1000 * count / lines
+    return 1000 * count / num_lines(paths)
+
+
+def num_lines(paths):
+    """Count the lines of files, relative to the repository's root."""
+    return sum((ROOT / path).read_text().count("\n") for path in paths)
 
 
 def main(folders):

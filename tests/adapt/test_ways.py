@@ -383,6 +383,7 @@ def test_every_matrix_with_low_rank_reads_its_input_dropped_out():
         assert np.abs(outputs(None)["logits"] - outputs(keys)["logits"]).max() > 1e-4, target
 
 
+@pytest.mark.slow
 def test_lora_is_the_gradient_of_its_matrix():
     """dB = scale A^T dW, the chain rule, where B = 0."""
     adapt = AdaptConfig("lora", size=3, lora_alpha=6.0)

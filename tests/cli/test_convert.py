@@ -126,6 +126,7 @@ def test_damaged_weights_are_named(damage, message, tmp_path, capsys):
     assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
 
 
+@pytest.mark.slow
 def test_a_decoder_generates_what_it_never_added(tmp_path):
     gpt2(tmp_path / "theirs")
     lm = tlx.load(tmp_path / "theirs")

@@ -113,6 +113,7 @@ def test_a_word_that_means_nothing_is_named(name):
         load(name, "tinny")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "arg"), FILES)
 def test_real_records_become_batches(name, arg):
     train, validation = FILES[name, arg]

@@ -42,6 +42,7 @@ QUICK = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, arg", tiers(CASES, quick=QUICK))
 def test_the_published_size_can_be_built_and_sharded(name, arg):
     """Model, heads, batch and loss are traced on a mesh of eight; nothing is computed."""
@@ -58,6 +59,7 @@ def test_the_published_size_can_be_built_and_sharded(name, arg):
     _check_batch(config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, arg", tiers(CASES, quick=QUICK, slow=()))
 def test_the_laptops_size_is_the_same_in_small(name, arg):
     """The same objective and blocks, on text that is on every machine."""

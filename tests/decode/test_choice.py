@@ -43,6 +43,7 @@ def test_choices_score_as_the_whole_text_does(objective, position):
             np.testing.assert_allclose(scored.log_probs, whole[len(prompt) - 1 :], atol=3e-5)
 
 
+@pytest.mark.slow
 def test_a_choice_may_end_where_the_positions_do():
     module, params = built("clm", "learned")
     frame = TABLE.load("clm").frame(ObjectiveSpec(module.config, 32, VOCAB))

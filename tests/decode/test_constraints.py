@@ -97,6 +97,7 @@ def test_any_of_several_ends_ends_a_row_and_a_beam():
     assert beams and not any(token in ends for beam in beams for token in beam.tokens)
 
 
+@pytest.mark.slow
 def test_the_loop_obeys_the_rules():
     lm, params = built()
     rules = GenerationRules(ends=(VOCAB.eos,), banned=(7, 8), no_repeat_ngram=2, last=(VOCAB.eos,))

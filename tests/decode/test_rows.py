@@ -63,6 +63,7 @@ def test_a_stream_is_the_same_text(kind):
     assert sum(chunks, []) == whole[0] and len(chunks) > 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", tiers([1, 5], quick=[5]))
 def test_a_cache_that_grows_changes_nothing(monkeypatch, chunk):
     """From 32 entries to 64 to 96; windows and relative positions count entries."""
@@ -117,6 +118,7 @@ def test_a_row_that_the_caller_ends_stops_and_the_others_go_on():
 LONG = [5 + (7 * index) % 50 for index in range(40)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     tiers(

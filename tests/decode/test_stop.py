@@ -123,6 +123,7 @@ def test_a_row_ends_at_its_stop_string_and_the_others_go_on(temperature):
     assert len(found[3]) <= 5 and max(map(len, found)) > 5
 
 
+@pytest.mark.slow
 def test_a_beam_ends_at_its_stop_string():
     lm, params = built()
     (free,) = beam_search(lm, params, PROMPTS[:1], VOCAB, num_beams=2, max_tokens=6)

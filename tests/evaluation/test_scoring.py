@@ -89,7 +89,7 @@ def scored(objective, texts, sources=None, length=LENGTH):
     return scoring.log_probs(*built(objective), texts, VOCAB, length, frame, sources)
 
 
-@pytest.mark.parametrize("objective", ["clm", "plm"])
+@pytest.mark.parametrize("objective", ["clm", pytest.param("plm", marks=pytest.mark.slow)])
 def test_texts_that_fit_are_read_from_left_to_right(objective):
     texts = TEXTS[:4] if objective == "clm" else TEXTS[:3]
     for text, found in zip(texts, scored(objective, texts), strict=True):

@@ -121,6 +121,7 @@ def hub(model, tmp_path, monkeypatch):
     server.server_close()
 
 
+@pytest.mark.slow
 def test_an_address_is_a_model_and_only_what_is_read_is_fetched(hub, model):
     folder = download.fetch("hf://ada/tiny")
     fetched = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

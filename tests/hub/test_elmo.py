@@ -81,6 +81,7 @@ def test_three_sentences_as_the_released_code_has_them():
     assert np.abs(carried[0].backward.hidden).max() > 0
 
 
+@pytest.mark.slow
 def test_an_imported_folder_is_read_by_tasks(tmp_path):
     folder = released(tmp_path / "elmo")
     assert main(["convert", "import", str(folder), str(tmp_path / "run")]) == 0

@@ -32,6 +32,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_pieces_cover_an_array_and_give_the_same_values(name, monkeypatch):
     shape, format = CASES[name]

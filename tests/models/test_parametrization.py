@@ -67,6 +67,7 @@ def test_four_times_the_width_starts_and_learns_as_the_table_says():
     assert module.model.block("decoder").softmax_scale == plain.block("decoder").softmax_scale
 
 
+@pytest.mark.slow
 def test_logits_are_divided_by_the_width():
     (narrow, *_), (wide, _, batch) = sized("standard"), sized("mup")
     params = drawn(wide, batch)

@@ -178,6 +178,7 @@ def test_what_does_not_go_together_is_refused(name):
         mixed(changes.pop("mixer", ("state_space",)), **changes)
 
 
+@pytest.mark.slow
 def test_a_prefix_that_sees_itself_is_refused():
     batch = rows()
     model, params = build(mixed(("state_space",)), batch)

@@ -101,7 +101,7 @@ def check_packed_documents(cfg):
         start += length
 
 
-@pytest.mark.parametrize("position", tiers(POSITIONS, quick=["learned", "rotary", "relative_bias"]))
+@pytest.mark.parametrize("position", tiers(POSITIONS, quick=["rotary"]))
 def test_cached_decoding_equals_the_full_pass_of_a_decoder(position):
     cfg = config(position=position, attention=AttentionConfig(num_heads=4, num_kv_heads=2, window=5))
     batch = rows(padding=3)
@@ -189,6 +189,7 @@ EXECUTIONS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("execution", tiers(EXECUTIONS, quick=[EXECUTIONS[3]]))
 def test_execution_changes_nothing(execution):
     cfg = config(dropout=0.1, execution=ExecutionConfig(unroll=2))

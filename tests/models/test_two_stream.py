@@ -100,6 +100,7 @@ def test_a_target_in_part_of_the_row_equals_the_same_target_in_all_of_it():
     np.testing.assert_allclose(part[0], full[0, jnp.asarray([5, 2])], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_row_in_reverse_is_the_row_as_it_was():
     """Both streams of the reversed row, told that it is, are those of the row; and only if it is told."""
     model, params, batch, _, _ = setup()

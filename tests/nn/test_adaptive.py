@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.objectives.small import log_softmax
+from tests.tiers import tiers
 from tlx.nn.adaptive import AdaptiveOutput, ClusterTables, bounds
 from tlx.nn.embed import logits
 from tlx.nn.losses import LossConfig, cross_entropy
@@ -68,7 +69,13 @@ def test_probabilities_sum_to_one_and_are_the_formulas(divisor, tied, bias):
 
 
 @pytest.mark.parametrize(("divisor", "tied"), KINDS)
-@pytest.mark.parametrize("config", [LossConfig(z_loss=0.5), LossConfig(label_smoothing=0.2, chunk=4)])
+@pytest.mark.parametrize(
+    "config",
+    tiers(
+        [LossConfig(z_loss=0.5), LossConfig(label_smoothing=0.2, chunk=4)],
+        quick=[LossConfig(label_smoothing=0.2, chunk=4)],
+    ),
+)
 def test_the_loss_is_the_cross_entropy_of_these_probabilities(divisor, tied, config):
     _, inputs, outputs, unembedding = made(divisor, tied)
     keys = jax.random.split(jax.random.key(2), 3)

@@ -51,6 +51,7 @@ def test_normed_queries_a_scale_of_its_own_and_a_cap():
     np.testing.assert_allclose(got[0], expected, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_each_layer_may_have_a_bias_of_its_own():
     own = config(position=PositionConfig(kind="relative_bias", per_layer=True))
     shared = config(position="relative_bias")

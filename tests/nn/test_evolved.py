@@ -156,6 +156,7 @@ def built():
     return model, tree.unflatten(drawn), batch
 
 
+@pytest.mark.slow
 def test_both_stacks_equal_the_oracle(built):
     model, params, batch = built
     assert params["decoder"]["blocks"]["wide_attention"]["query"]["kernel"].shape == (3, WIDTH, 2 * HEADS, 4)

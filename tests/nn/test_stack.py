@@ -57,7 +57,13 @@ def normed(x, scale, bias):
     return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * scale + bias
 
 
-@pytest.mark.parametrize("execution", [ExecutionConfig(unroll=1), ExecutionConfig(unroll=3, remat="full")])
+@pytest.mark.parametrize(
+    "execution",
+    [
+        pytest.param(ExecutionConfig(unroll=1), marks=pytest.mark.slow),
+        ExecutionConfig(unroll=3, remat="full"),
+    ],
+)
 def test_a_scanned_period_equals_the_loop(execution):
     cfg, batch = patterned(execution=execution), rows(padding=2)
     model, params = build(cfg, batch)
@@ -94,6 +100,7 @@ def test_fewer_layers_than_a_period(num_layers):
     np.testing.assert_allclose(run(model, params, batch), expected, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_an_encoder_sees_a_window_on_both_sides():
     cfg = config("encoder", attention=AttentionConfig(num_heads=4, window=3), num_layers=1)
     batch = rows()

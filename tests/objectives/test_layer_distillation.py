@@ -126,6 +126,7 @@ def head(params, hidden):
     ]
 
 
+@pytest.mark.slow
 def test_a_student_that_is_its_teacher_has_nothing_to_learn():
     config = dataclasses.replace(CONFIG, teacher_model=STUDENT, init_layers=(0, 1))
     module, made, params, frozen = parts(config)

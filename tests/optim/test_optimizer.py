@@ -62,7 +62,7 @@ def is_matrix(params):
 STACKED = [("adamw", 0), ("lion", 0), ("adagrad", 0), ("adafactor", 1e-5), ("muon", 1e-5), ("lamb", 1e-5)]
 
 
-@pytest.mark.parametrize("name, rtol", tiers(STACKED, quick=[("adamw", 0), ("adafactor", 1e-5)]))
+@pytest.mark.parametrize("name, rtol", tiers(STACKED, quick=[("adafactor", 1e-5)]))
 def test_stacked_layers_are_updated_as_layers_apart(name, rtol):
     """Bit for bit where each number is on its own; else XLA sums in an order that depends on the shape."""
     params, config = trees.values(trees.abstract(), seed=0), config_of(name)

@@ -58,6 +58,7 @@ def test_updates_are_those_of_the_papers_own_code(name):
             np.testing.assert_allclose(update, wanted[path], rtol=2e-4, atol=1e-8, err_msg=path)
 
 
+@pytest.mark.slow
 def test_the_first_update_is_larger_than_the_corrected_one():
     """By (1 - beta1) / sqrt(1 - beta2), 3.16."""
     params = trees.values(trees.abstract(), seed=0)

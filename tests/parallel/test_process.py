@@ -75,6 +75,7 @@ def test_a_missing_process_is_named(port):
         assert f"1 ({socket.gethostname()} pid" in output and "missing: 2" in output
 
 
+@pytest.mark.slow
 def test_a_missing_coordinator_is_named(port):
     [(output, code)] = finish([start(port, 2, 1, timeout=1)])
     assert code == errors.WATCHDOG and f"for process 0 at 127.0.0.1:{port}" in output, output

@@ -85,6 +85,7 @@ def test_llama_on_a_slice_of_v5e():
     assert abs(found.collectives_least["reduce-scatter"]["fsdp"] / sent - 1) < 1e-3
 
 
+@pytest.mark.slow
 def test_every_target_has_an_estimate():
     steps = {}
     for text in ("tpu:v4:4x8x8", "tpu:v5e:16x16", "tpu:v5p:4x8x8", "tpu:v6e:16x16", "tpu:tpu7x:4x4x8"):

@@ -15,10 +15,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted((ROOT / "configs" / "pod").glob("*.py"))
 
 
-SLOW = [pytest.param(path, marks=() if "llama2_7b" in path.stem else pytest.mark.slow) for path in FILES]
-
-
-@pytest.mark.parametrize("path", SLOW, ids=[path.stem for path in FILES])
+@pytest.mark.slow
+@pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
 def test_fits_where_its_page_says(path):
     (target,) = re.findall(r"--target=(\S+)", path.read_text())
     found = tlx.plan.plan(load_config(str(path)), target, "analytic")

@@ -82,6 +82,7 @@ def logits(module, params, batch):
     return whole[:, :, -tiny.SIZE - 1 : -1]
 
 
+@pytest.mark.slow
 def test_a_share_of_the_prompts_has_the_records_targets():
     task, spec = TABLE.load("gkd"), tiny.spec_of("gkd", num_answers=2, on_policy=0.0)
     batch = tiny.sampled("gkd", num_answers=2, on_policy=0.0)[0]

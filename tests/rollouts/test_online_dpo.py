@@ -51,6 +51,7 @@ def test_the_loss_is_numpys(loss):
     assert float(terms["accuracy"].sum) == (h > 0).sum()
 
 
+@pytest.mark.slow
 def test_a_policy_that_is_its_reference_has_the_loss_ln_2():
     batch = scored()
     module = tiny.module_of("online_dpo", **CONFIG)

@@ -159,7 +159,10 @@ def terms_of(name, batch, **config):
 
 @pytest.mark.parametrize(
     ("average", "importance"),
-    [("answer", "token"), ("token", "sequence"), ("constant", "token"), ("answer", "sequence")],
+    tiers(
+        [("answer", "token"), ("token", "sequence"), ("constant", "token"), ("answer", "sequence")],
+        quick=[("token", "sequence")],
+    ),
 )
 def test_the_loss_of_grpo_is_numpys(average, importance):
     clip = {"token": 0.2, "sequence": 0.05}[importance]
@@ -190,6 +193,7 @@ def test_the_loss_of_grpo_is_numpys(average, importance):
     assert 0 < terms["clip_fraction"] < 1
 
 
+@pytest.mark.slow
 def test_the_loss_of_rloo_is_numpys():
     config = {"epochs": 2, "beta": 0.05}
     batch = {key: np.asarray(value, np.float64) for key, value in scored("rloo", **config).items()}

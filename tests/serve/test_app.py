@@ -71,6 +71,7 @@ def test_a_completion_is_what_generate_returns(client, lm):
     assert of_ids["choices"][0]["text"] == expected
 
 
+@pytest.mark.slow
 def test_a_stream_joins_to_the_answer(client, lm):
     body = {"prompt": "ab", "max_tokens": 20, "seed": 5, "stop": ["zz"]}
     response = client.post(

@@ -74,6 +74,7 @@ def test_requests_within_a_window_are_a_batch_for_each_shape(model, engine):
     assert caller.events.get(timeout=60)[0] == len(jobs)
 
 
+@pytest.mark.slow
 def test_a_stop_string_ends_a_row_and_the_others_go_on(model, engine):
     new = greedy(model, PROMPTS[0])
     caller = Caller()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.tasks import small
+from tests.tiers import tiers
 from tlx.base.errors import ConfigError, DataError
 from tlx.models.transformer import Transformer
 from tlx.tasks import TABLE
@@ -52,7 +53,13 @@ def made(task, shape, records=None, dropout=0.0, smoothing=0.0, **config):
 
 @pytest.mark.parametrize(
     ("task", "shape"),
-    [("pair_classification", "encoder"), *itertools.product(("classification", "similarity"), small.SHAPES)],
+    tiers(
+        [
+            ("pair_classification", "encoder"),
+            *itertools.product(("classification", "similarity"), small.SHAPES),
+        ],
+        quick=[("pair_classification", "encoder"), ("classification", "decoder")],
+    ),
 )
 def test_only_the_texts_matter(task, shape):
     """Rows of padding weigh nothing, and what stands behind a text cannot be seen."""

@@ -202,6 +202,7 @@ def test_the_loss_and_the_antecedents_are_those_of_a_loop():
     assert float(terms["loss"].weight) == len(batch["weights"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", small.SHAPES)
 def test_every_shape_has_the_outputs_that_predictions_read(shape):
     spec = spec_of(shape)

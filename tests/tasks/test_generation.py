@@ -86,7 +86,7 @@ def test_long_texts_lose_their_ends_and_a_reference_is_drawn():
     assert len(drawn) == 2
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", tiers(SHAPES, quick=["decoder"]))
 def test_the_loss_is_that_of_the_targets_alone(shape):
     """By numpy from the logits of each row alone, without padding."""
     spec, batch, module, params = made(shape)

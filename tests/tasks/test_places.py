@@ -237,7 +237,7 @@ def test_choices_are_rows(shape):
         ("multiple_choice", CHOSEN, {"context": ("context",), "choices": ("1", "2")}),
     ],
 )
-@pytest.mark.parametrize("shape", ["encoder", "decoder"])
+@pytest.mark.parametrize("shape", ["encoder", pytest.param("decoder", marks=pytest.mark.slow)])
 def test_modules(task, records, config, shape):
     """Losses by hand, and nothing that is padding counts."""
     spec, items = made(task, shape, records, **config)

@@ -159,7 +159,7 @@ LAYERS = DistillConfig(attention_weight=1.0, hidden_weight=2.0, embedding_weight
 @pytest.mark.parametrize(
     ("name", "shape", "distill"),
     [
-        ("classification", "encoder", LAYERS),
+        pytest.param("classification", "encoder", LAYERS, marks=pytest.mark.slow),
         ("generation", "decoder", DistillConfig(temperature=2.0)),
         pytest.param("question_answering", "encoder", LAYERS, marks=pytest.mark.slow),
         pytest.param("token_classification", "encoder", LAYERS, marks=pytest.mark.slow),

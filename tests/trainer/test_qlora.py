@@ -135,6 +135,7 @@ def test_every_method_trains_over_stored_matrices(tmp_path, method, weights):
     assert tlx.load(tmp_path / "run").predict(TEXTS) == model.predict(TEXTS)
 
 
+@pytest.mark.slow
 def test_what_is_trained_is_not_stored_in_bits(tmp_path):
     write_run(tmp_path / "base", "clm")
     adapt = AdaptConfig("lora", base_weights="int4", also_train=("embedding/table$",))

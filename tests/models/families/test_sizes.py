@@ -219,15 +219,15 @@ def rows(table):
 
 
 def first_sizes(table):
-    """The first size of each family, which is quick; the others are counted by the slow tests."""
+    """The first size of each family: every fourth is quick, the slow tests count all."""
     return [row for i, row in enumerate(table) if row[0] not in [other[0] for other in table[:i]]]
 
 
 @pytest.mark.parametrize(
     ("name", "size", "architecture", "expected"),
     [
-        *tiers(map(tuple, rows(EXACT)), quick=[tuple(row) for row in first_sizes(rows(EXACT))]),
-        *tiers(map(tuple, rows(SINCE)), quick=[tuple(row) for row in first_sizes(rows(SINCE))]),
+        *tiers(map(tuple, rows(EXACT)), quick=[tuple(row) for row in first_sizes(rows(EXACT))[::4]]),
+        *tiers(map(tuple, rows(SINCE)), quick=[tuple(row) for row in first_sizes(rows(SINCE))[::4]]),
     ],
 )
 def test_parameters_are_exactly_those_of_the_reference(name, size, architecture, expected):

@@ -114,6 +114,7 @@ def test_three_windows_with_memory_match_the_paper():
     assert {int(np.searchsorted(CUTOFFS, t, "right")) for t in targets} == {0, 1, 2}  # of every cluster
 
 
+@pytest.mark.slow
 def test_memory_of_one_layer_equals_one_long_window():
     """What a layer remembers are its inputs, which for the first are the text itself."""
     spec = spec_of("recurrent_lm", RecurrentLM(mem_len=40), length=LENGTH)
