@@ -6,6 +6,7 @@ r"""Continue a prompt with a trained model, or fill its gaps.
     tlx generate runs/meena --prompt='Hi!' --best_of=20 --temperature=0.88
     tlx generate runs/quickstart --prompt='class ' --max_tokens=200 --stream
     tlx generate runs/large --draft=runs/small --prompt='class '
+    tlx generate runs/multi_token --draft=heads --prompt='class '
     tlx generate runs/quickstart --prompt='def main(' --stop=$'\n\n' --stop='def '
     tlx generate runs/quickstart --prompt='for i in ' --choice='range(10)' --choice='None' --by=bytes
     tlx generate runs/quickstart-mlm --prompt='for i in [MASK](10):'
@@ -19,6 +20,7 @@ given texts are ranked by their likelihood after the prompt, the best one first.
 """
 
 import argparse
+import logging
 import sys
 from typing import TYPE_CHECKING
 
@@ -86,8 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--draft",
         metavar="RUN",
-        help="a small decoder with the same tokenizer, which drafts tokens that the model judges several at a time: "
-        "the same text or distribution in fewer passes",
+        help="source of drafts, of which the model judges several at a time: a small decoder with the same "
+        "tokenizer, or 'heads' for the model's own; the same text or distribution in fewer passes",
     )
     parser.add_argument(
         "--stream",
@@ -255,11 +257,17 @@ def _show_continuations(model: "LoadedModel", prompts: list[str], options: argpa
         print(prompt, text, sep=_after_prompt(text))
 
 
-def _load_draft(options: argparse.Namespace) -> "LoadedModel | None":
-    """Return the small model of --draft."""
+def _load_draft(options: argparse.Namespace) -> "LoadedModel | str | None":
+    """Return the small model of --draft, or "heads"."""
+    from tlx.api.draft import HEADS
+    from tlx.api.load import load
+
     if options.draft is None:
         return None
-    from tlx.api.load import load
+    # The number of tokens of a pass is told at this level.
+    logging.getLogger("tlx").setLevel(logging.INFO)
+    if options.draft == HEADS:
+        return HEADS
 
     return load(options.draft, dtype=options.dtype, allow=options.allow)
 
