@@ -15,6 +15,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from typing_extensions import override
 
 from tlx.decode.padding import Padded
 from tlx.nn.cache import KVCache
@@ -40,13 +41,13 @@ class Read(NamedTuple):
     """Number of drafts that are kept, int32 []."""
 
 
-class Drafter(Protocol):
+class Drafter(flax.struct.PyTreeNode):
     """A source of drafts: a pytree whose modules are static, so that it is an argument of a jitted function."""
 
     @property
     def num_drafts(self) -> int:
         """Number K of tokens that are drafted before the model reads them."""
-        ...
+        raise NotImplementedError
 
     def begin(self, prompt: Padded, hidden_1TD: jax.Array, capacity: int) -> Any:
         """Return the state before the first draft.
@@ -56,7 +57,7 @@ class Drafter(Protocol):
             hidden_1TD: The model's hidden states of it.
             capacity: Number of tokens that a cache has to hold.
         """
-        ...
+        raise NotImplementedError
 
     def draft(
         self, state: Any, last_1: jax.Array, positions_T: jax.Array, draw: Draw
@@ -69,14 +70,14 @@ class Drafter(Protocol):
             positions_T: Positions of the last token and of the drafts, T = K + 1.
             draw: Draws a token.
         """
-        ...
+        raise NotImplementedError
 
     def keep(self, state: Any, read: Read) -> Any:
         """Return the state before the next drafts, given what the model has read and how many drafts are kept."""
-        ...
+        raise NotImplementedError
 
 
-class SmallModel(flax.struct.PyTreeNode):
+class SmallModel(Drafter):
     """A small decoder with the same vocabulary; its state is its cache."""
 
     lm: nn.Module = flax.struct.field(pytree_node=False)
@@ -85,16 +86,19 @@ class SmallModel(flax.struct.PyTreeNode):
     """Its parameters."""
 
     @property
+    @override
     def num_drafts(self) -> int:
         """Number of tokens that are drafted."""
         return NUM_DRAFTS
 
+    @override
     def begin(self, prompt: Padded, hidden_1TD: jax.Array, capacity: int) -> KVCache:
         """Return the cache, with the prompt in it."""
         del hidden_1TD
         cache = self._call(1, capacity, method="init_cache")
         return self._call(prompt.tokens, prompt.positions, prompt.segments, cache, method="decode")[1]
 
+    @override
     def draft(
         self, state: KVCache, last_1: jax.Array, positions_T: jax.Array, draw: Draw
     ) -> tuple[jax.Array, jax.Array, KVCache]:
@@ -115,6 +119,7 @@ class SmallModel(flax.struct.PyTreeNode):
         (_, cache), (drafts, q) = jax.lax.scan(step, (last_1, state), steps)
         return drafts[:-1], q[:-1], cache
 
+    @override
     def keep(self, state: KVCache, read: Read) -> KVCache:
         """Return the cache of the last token and the drafts that are kept."""
         # The next drafts overwrite the entries of the others.
@@ -124,7 +129,7 @@ class SmallModel(flax.struct.PyTreeNode):
         return self.lm.apply({"params": self.params}, *args, method=method)
 
 
-class OwnHeads(flax.struct.PyTreeNode):
+class OwnHeads(Drafter):
     """Heads of the model; its state is the hidden state of the last token that was read, [1, D]."""
 
     module: nn.Module = flax.struct.field(pytree_node=False)
@@ -133,15 +138,18 @@ class OwnHeads(flax.struct.PyTreeNode):
     """Its parameters: {"model": ..., "heads": ...}."""
 
     @property
+    @override
     def num_drafts(self) -> int:
         """Number of heads."""
         return cast(Any, self.module).config.num_heads
 
+    @override
     def begin(self, prompt: Padded, hidden_1TD: jax.Array, capacity: int) -> jax.Array:
         """Return the hidden state of the prompt's last token."""
         del prompt, capacity
         return hidden_1TD[:, -1]
 
+    @override
     def draft(
         self, state: jax.Array, last_1: jax.Array, positions_T: jax.Array, draw: Draw
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -154,6 +162,7 @@ class OwnHeads(flax.struct.PyTreeNode):
         drafts, distributions = zip(*drawn, strict=True)
         return jnp.concatenate(drafts), jnp.concatenate(distributions), state
 
+    @override
     def keep(self, state: jax.Array, read: Read) -> jax.Array:
         """Return the hidden state from which the next token was drawn."""
         del state
