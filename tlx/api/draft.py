@@ -23,15 +23,17 @@ def drafter_of(lm: ModelCore, draft: ModelCore | str) -> tuple[Drafter, int | No
     Raises:
         ConfigError: One is no decoder or cannot go back, the tokenizers differ, or the model has no heads.
     """
-    models = (lm,) if isinstance(draft, str) else (lm, draft)
+    if isinstance(draft, str):
+        if lm.kind != "decoder":
+            raise ConfigError(f"draft = {draft!r} is for decoders, this is {lm.kind}")
+        drafter = _own_heads(lm, draft)
+        _check_can_go_back(lm.network.cfg)
+        return drafter, lm.max_length
+    models = (lm, draft)
     if any(model.kind != "decoder" for model in models):
-        raise ConfigError(
-            f"draft: drafts are for decoders; this is {' and '.join(model.kind for model in models)}"
-        )
+        raise ConfigError(f"draft: both models must be decoders; they are {lm.kind} and {draft.kind}")
     for model in models:
         _check_can_go_back(model.network.cfg)
-    if isinstance(draft, str):
-        return _own_heads(lm, draft), lm.max_length
     if draft.tokenizer.hash != lm.tokenizer.hash:
         raise ConfigError("draft: the small model has another tokenizer; train or import one with the same")
     draft.require_output()

@@ -20,8 +20,10 @@ given texts are ranked by their likelihood after the prompt, the best one first.
 """
 
 import argparse
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tlx.base.errors import ConfigError
@@ -234,27 +236,42 @@ def _show_continuations(model: "LoadedModel", prompts: list[str], options: argpa
         _stream(model, prompts[0], options)
         return
     repeated = [prompt for prompt in prompts for _ in range(options.samples)]
-    texts = model.generate(
-        repeated,
-        options.max_tokens,
-        options.temperature,
-        options.top_k,
-        options.top_p,
-        options.seed,
-        options.num_beams,
-        options.length_penalty,
-        options.begin,
-        options.min_p,
-        options.repetition_penalty,
-        tuple(options.stop),
-        **_marks(options),
-        draft=_load_draft(options),
-        best_of=options.best_of,
-    )
+    draft = _load_draft(options)
+    with _told(draft is not None):
+        texts = model.generate(
+            repeated,
+            options.max_tokens,
+            options.temperature,
+            options.top_k,
+            options.top_p,
+            options.seed,
+            options.num_beams,
+            options.length_penalty,
+            options.begin,
+            options.min_p,
+            options.repetition_penalty,
+            tuple(options.stop),
+            **_marks(options),
+            draft=draft,
+            best_of=options.best_of,
+        )
     for prompt, text in zip(repeated, texts, strict=True):
         if len(repeated) > 1:
             print("-" * 60)
         print(prompt, text, sep=_after_prompt(text))
+
+
+@contextlib.contextmanager
+def _told(is_drafted: bool) -> Iterator[None]:
+    """Tell, where there are drafts, how many tokens a pass of the model gave: it is logged as information."""
+    log = logging.getLogger("tlx")
+    level = log.level
+    if is_drafted:
+        log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _load_draft(options: argparse.Namespace) -> "LoadedModel | str | None":
@@ -264,8 +281,6 @@ def _load_draft(options: argparse.Namespace) -> "LoadedModel | str | None":
 
     if options.draft is None:
         return None
-    # The number of tokens of a pass is told at this level.
-    logging.getLogger("tlx").setLevel(logging.INFO)
     if options.draft == HEADS:
         return HEADS
 
