@@ -78,6 +78,7 @@ NEAREST = {
     "mbart": "bart",
     "mixture": "recurrent_lm",
     "mlm": "xlm",
+    "multi_token": "recurrent_lm",
     "nsp": "mlm",
     "plm": "clm",
     "prefix_lm": "ctrl",

@@ -31,6 +31,7 @@ CONFIGS = {
     "mbart": "mbart",
     "mixture": "mixture",
     "mlm": "roberta",
+    "multi_token": "multi_token",
     "nsp": "bert",
     "plm": "xlnet",
     "prefix_lm": "prefix_lm",

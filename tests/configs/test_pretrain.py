@@ -15,7 +15,10 @@ from tlx.run.spec import abstract_batch, spec_before_tokenizer
 
 FOLDER = ROOT / "configs/pretrain"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
-ARGS = {"t5": ("", "1.1", "deshuffling", "bert", "mask", "spans", "drop")}
+ARGS = {
+    "multi_token": ("", "medusa"),
+    "t5": ("", "1.1", "deshuffling", "bert", "mask", "spans", "drop"),
+}
 CASES = [(name, arg) for name in NAMES for arg in ARGS.get(name, ("",))]
 DROPOUTS = {"dropout", "attention.dropout", "feedforward.dropout"}
 # What a config changes of the model that was published.

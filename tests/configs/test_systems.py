@@ -18,6 +18,7 @@ from tlx import cli
 from tlx.base import tree
 from tlx.base.errors import ConfigError
 from tlx.base.files import read_json
+from tlx.checkpoint import load_params
 from tlx.training.journal import read_lines
 
 
@@ -180,6 +181,31 @@ def coreference(records, tmp_path):
     assert np.mean([answer["clusters"] == values["clusters"] for answer, values in pairs]) > 0.9
 
 
+def medusa(records, tmp_path):
+    """Heads of a finished decoder learn, and draft for it; it stays as it is, and so does its text."""
+    base = write_run(tmp_path / "base", "clm")
+    words = ("train.steps=40", "data.sequence_length=32", "eval.every=0", "eval.final=False")
+    words = [f"--config.{word}" for word in (*words, "optimizer.learning_rate=3e-2", "log.tensorboard=False")]
+    config = f"--config={ROOT}/configs/pretrain/multi_token.py:medusa:tiny"
+    run = tmp_path / "run"
+    assert cli.main(["train", config, f"--from={base}", f"--workdir={run}", *words]) == 0
+    lines = [line for line in read_lines(run / "metrics.jsonl") if line.get("kind", "train") == "train"]
+    print(f"\nloss of head 1: {lines[0]['loss_1']:.2f} at first, {lines[-1]['loss_1']:.2f} at last")
+    assert lines[-1]["loss_1"] < 0.8 * lines[0]["loss_1"]
+    lm = tlx.load(run)
+    plain = tlx.load(base)
+    before = tree.flatten(plain.params)
+    after = tree.flatten(lm.params)
+    assert all(np.array_equal(after[path], leaf) for path, leaf in before.items())
+    assert {path.split("/")[0] for path in tree.flatten(load_params(run).tree)} == {"heads"}
+    assert lm.frame == plain.frame
+    arguments = {"max_tokens": 12, "temperature": 0.0}
+    texts = plain.generate(["def ", "a"], **arguments)
+    assert lm.generate(["def ", "a"], draft="heads", **arguments) == texts
+    with pytest.raises(ConfigError, match="was trained by clm, without heads"):
+        plain.generate("a", draft="heads", **arguments)
+
+
 def adapted(source, kind):
     """A system: a run of an objective becomes one of another kind, and learns the records."""
 
@@ -220,6 +246,7 @@ SYSTEMS = {
     "deberta_v3": deberta_v3,
     "tinybert": tinybert,
     "coreference": coreference,
+    "medusa": medusa,
     "decoder_to_encoder": adapted("clm", "encoder"),
     "decoder_to_both": adapted("clm", "encoder_decoder"),
     "encoder_to_decoder": adapted("mlm", "decoder"),
@@ -227,6 +254,6 @@ SYSTEMS = {
 }
 
 
-@pytest.mark.parametrize("system", tiers(SYSTEMS, slow=["elmo", "coreference"]))
+@pytest.mark.parametrize("system", tiers(SYSTEMS, slow=["elmo", "coreference", "medusa"]))
 def test_a_system_learns(system, folder, tmp_path):  # noqa: F811
     SYSTEMS[system](folder, tmp_path)

@@ -1,6 +1,7 @@
 """Speculative decoding: the text of plain greedy decoding, and the distribution of plain sampling."""
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +11,25 @@ import pytest
 from tests.decode.tiny import PROMPTS, VOCAB, built, full_logits
 from tests.tiers import tiers
 from tlx.base.errors import ConfigError
+from tlx.decode.drafters import OwnHeads, SmallModel
 from tlx.decode.generate import generate, settings_of
 from tlx.decode.padding import pad
 from tlx.decode.sampling import Sampling, sampling_arrays
-from tlx.decode.speculative import Pair, _continue, _Inputs, _probabilities, generate_speculative, judge
+from tlx.decode.speculative import _continue, _Inputs, _probabilities, generate_speculative, judge
+from tlx.objectives import multi_token
+from tlx.parallel import unbox
 from tlx.text import Vocabulary
 from tlx.text.generation_rules import GenerationRules
 
 GREEDY = Sampling(temperature=0)
+
+
+class Models(NamedTuple):
+    """A model, its parameters and what drafts for it."""
+
+    lm: Any
+    params: Any
+    drafter: Any
 
 
 def pair(noise=0.0, position="learned"):
@@ -25,7 +37,21 @@ def pair(noise=0.0, position="learned"):
     lm, params = built(position=position)
     keys = iter(jax.random.split(jax.random.key(1), 100))
     other = jax.tree.map(lambda leaf: leaf + noise * jax.random.normal(next(keys), leaf.shape), params)
-    return Pair(lm, params, lm, other)
+    return Models(lm, params, SmallModel(lm, other))
+
+
+def with_heads(noise, position="learned"):
+    """The same model with heads of its own, whose parameters are drawn: with little noise they repeat the model."""
+    lm, params = built(position=position)
+    module = multi_token.MultiTokenModule(multi_token.MultiToken(num_heads=3), lm.cfg)
+    ones = jnp.ones((1, 4), jnp.int32)
+    batch = {name: ones for name in ("tokens", "positions", "segments", "targets", "weights")}
+    heads = unbox(jax.eval_shape(module.init, jax.random.key(0), batch)["params"])["heads"]
+    leaves, tree = jax.tree.flatten(heads)
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    leaves = [noise * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
+    own = {"model": params, "heads": jax.tree.unflatten(tree, leaves)}
+    return Models(lm, params, OwnHeads(module, own))
 
 
 @pytest.mark.parametrize("noise", tiers((0.0, 0.02, 1.0), quick=(0.02,)))
@@ -34,17 +60,42 @@ def test_greedy_is_the_text_of_plain_greedy(noise):
     models = pair(noise)
     prompts = [*PROMPTS, [5] * 44]
     plain = generate(models.lm, models.params, prompts, VOCAB, max_tokens=20, sampling=GREEDY, max_length=64)
-    texts = generate_speculative(models, prompts, VOCAB, max_tokens=20, sampling=GREEDY, max_length=64)
+    texts = generate_speculative(*models, prompts, VOCAB, max_tokens=20, sampling=GREEDY, max_length=64)
     assert [text.tokens for text in texts] == plain
     passes = [text.num_passes for text in texts if len(text.tokens) == 20]
     assert passes and (max(passes) == 4 if noise == 0 else min(passes) > 4)
 
 
 @pytest.mark.slow
+def test_own_heads_give_the_text_of_plain_greedy():
+    """In as many passes as a count in Python says, which takes hidden states of the whole text."""
+    models = with_heads(0.02)
+    never = Vocabulary(62, eos=61, num_sentinels=4)
+    prompts = [*PROMPTS, [5] * 44]  # up to the model's last position
+    arguments = {"max_tokens": 20, "sampling": GREEDY, "max_length": 64}
+    texts = generate_speculative(*models, prompts, never, **arguments)
+    plain = generate(models.lm, models.params, prompts, never, **arguments)
+    assert [text.tokens for text in texts] == plain
+    module, params = models.drafter.module, models.drafter.params
+    for prompt, (tokens, num_passes) in zip(prompts, texts, strict=True):
+        row = np.array([[*prompt, *tokens]])
+        batch = {"tokens": row, "positions": np.arange(row.size)[None], "segments": np.ones_like(row)}
+        hidden = models.lm.apply({"params": models.params}, batch)
+        drafts_TK = np.asarray(module.apply({"params": params}, hidden[0], method="future_logits")).argmax(-1)
+        count = 1
+        expected = 0
+        while count < len(tokens):
+            right = drafts_TK[len(prompt) + count - 2][: len(tokens) - count] == tokens[count : count + 3]
+            count += 1 + int(np.cumprod(right).sum())
+            expected += 1
+        assert num_passes == expected < len(tokens) - 2
+
+
+@pytest.mark.slow
 def test_ends_and_stop_strings_end_a_row():
     models = pair(0.02)
     never = Vocabulary(62, eos=61, num_sentinels=4)
-    run = functools.partial(generate_speculative, models, PROMPTS, max_tokens=18, sampling=GREEDY)
+    run = functools.partial(generate_speculative, *models, PROMPTS, max_tokens=18, sampling=GREEDY)
     longest = [text.tokens for text in run(never)]
     end = longest[0][4]
     of_end = run(Vocabulary(61, eos=end, num_sentinels=4))
@@ -70,15 +121,16 @@ def distributions(models, sampling, first=None):
 
 
 @pytest.mark.parametrize(
-    "sampling",
+    "drafter, sampling",
     [
-        pytest.param(Sampling(1.0), marks=pytest.mark.slow, id="all"),
-        pytest.param(Sampling(1.5, top_k=5), marks=pytest.mark.long, id="top_k"),
+        pytest.param("model", Sampling(1.0), marks=pytest.mark.slow, id="all"),
+        pytest.param("model", Sampling(1.5, top_k=5), marks=pytest.mark.long, id="top_k"),
+        pytest.param("heads", Sampling(1.0), marks=pytest.mark.slow, id="heads"),
     ],
 )
-def test_samples_have_the_distribution_of_the_model(sampling):
+def test_samples_have_the_distribution_of_the_model(drafter, sampling):
     """Second and third tokens, which drafts have made or replaced, of 4,000 texts."""
-    models = pair(0.15, "rotary")
+    models = pair(0.15, "rotary") if drafter == "model" else with_heads(0.1, "rotary")
     never = Vocabulary(62, eos=61, num_sentinels=4)
     prompt = pad([PROMPTS[0]], 0, left=True)
     settings = settings_of(sampling, 4, never, None)
@@ -86,9 +138,7 @@ def test_samples_have_the_distribution_of_the_model(sampling):
 
     def one(key):
         inputs = _Inputs(key, jnp.int32(4), sampling_arrays(sampling), None)
-        return _continue(
-            models.lm, models.draft_lm, settings, models.params, models.draft_params, prompt, inputs
-        )
+        return _continue(models.lm, settings, models.params, models.drafter, prompt, inputs)
 
     new, counts, passes = map(np.asarray, jax.jit(jax.vmap(one))(keys))
     assert (counts == 4).all() and 1 < passes.mean() < 2.9  # both kept and replaced
@@ -136,7 +186,7 @@ def test_probabilities_are_those_that_are_drawn_from():
 
 
 def test_what_drafts_cannot_follow_is_refused():
-    run = functools.partial(generate_speculative, pair(), PROMPTS, VOCAB, max_tokens=4)
+    run = functools.partial(generate_speculative, *pair(), PROMPTS, VOCAB, max_tokens=4)
     with pytest.raises(ConfigError, match="repetition_penalty"):
         run(sampling=Sampling(repetition_penalty=2.0))
     with pytest.raises(ConfigError, match="generation_config.json"):

@@ -8,7 +8,7 @@ import pytest
 
 from tests.cli.tiny import ROOT
 from tlx.base.errors import ConfigError
-from tlx.scaling import load_runs, run
+from tlx.scaling import load_runs, run, task_scores
 from tlx.scaling.planning import plan
 from tlx.scaling.task_scores import read_tasks, task_name
 
@@ -59,10 +59,19 @@ def test_a_real_run_is_scored_at_two_checkpoints(task, tmp_path, monkeypatch):
     assert table["endings/accuracy"].tolist() == [point["endings/accuracy"] for point in points]
 
 
-def test_tasks_are_read_when_the_ladder_is_planned(task):
+def test_tasks_are_read_when_the_ladder_is_planned(task, monkeypatch):
+    monkeypatch.setattr(task_scores, "check_task_names", lambda field, names: None)  # takes seconds
     assert list(read_tasks((task, "harness:arc_easy"))) == ["endings", "arc_easy"]
     assert task_name("evaluate/sentence_polarity:tiny") == "sentence_polarity-tiny"
     with pytest.raises(ConfigError, match="two tasks are called 'endings'"):
         read_tasks((task, task))
     with pytest.raises(ConfigError):
         read_tasks(("configs/scaling/quickstart.py",))
+
+
+@pytest.mark.slow
+def test_a_name_of_the_harness_is_checked_when_the_ladder_is_planned():
+    """In the harness's own list, which it takes seconds to make."""
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'tlx-lm[harness]'")
+    with pytest.raises(ConfigError, match="ladder.tasks: lm-eval .* has no task 'arc_eazy'; .*arc_easy"):
+        read_tasks(("harness:arc_challenge", "harness:arc_eazy"))

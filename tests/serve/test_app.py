@@ -1,6 +1,9 @@
 """The paths of the server, in one process: answers, streams, errors and who may ask."""
 
+import base64
+import hashlib
 import json
+import re
 
 import pytest
 
@@ -50,7 +53,7 @@ def events(response):
 def test_models(client):
     (model,) = client.get("/v1/models").json()["data"]
     assert model["id"] == "tiny" and model["object"] == "model"
-    assert client.get("/v1/models/tiny").json() == model
+    assert client.get("/v1/models/tiny").json() == model and model["chat"] is True
     assert client.get("/v1/models/tin").json()["error"]["code"] == "model_not_found"
 
 
@@ -168,6 +171,34 @@ def test_a_token_is_needed_where_there_is_one(served, engine):
         assert client.post("/v1/completions", json={"prompt": "a"}, headers=header).status_code == 401
     good = {"authorization": "Bearer a-token-of-the-test"}
     assert client.get("/v1/models", headers=good).status_code == 200
+
+
+def test_the_page_is_for_its_own_origin(client, served, engine):
+    """Served as the paths are, without a token where one is set; its policy names its own script and this server."""
+    response = client.get("/", headers={"origin": "https://evil.example"})
+    headers = response.headers
+    assert response.status_code == 200 and headers["content-type"] == "text/html; charset=utf-8"
+    policy = dict(rule.split(" ", 1) for rule in headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
+    assert policy["connect-src"] == "'self'" and headers["x-frame-options"] == "DENY"
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+    assert not any(name.startswith("access-control-") for name in headers)
+    for tag in ("script", "style"):
+        assert response.text.count(f"<{tag}") == 1
+        text = response.text.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert policy[f"{tag}-src"] == f"'sha256-{digest}'"
+    # Nothing is loaded, and no text becomes HTML.
+    assert not re.search(r"https?:|//[a-z]|src=|@import|url\(|innerHTML| on[a-z]+=", response.text)
+    assert client.get("/", headers={"host": "evil.example"}).status_code == 403
+    # What a page of another site would have to ask before it may send JSON.
+    asked = {"origin": "https://evil.example", "access-control-request-method": "POST"}
+    preflight = client.options("/v1/completions", headers=asked)
+    assert preflight.status_code == 405 and "access-control-allow-origin" not in preflight.headers
+    secret = "a-token-of-the-test"
+    opened = testclient.TestClient(make_app(Service(served, engine, secret)), "http://somewhere.example")
+    page = opened.get("/")
+    assert page.status_code == 200 and page.text == response.text and secret not in page.text
 
 
 def test_a_defect_is_an_error_without_a_traceback(client, engine, monkeypatch):

@@ -81,7 +81,7 @@ class ModelCore:
         """Largest number of positions that the model supports; None: no limit."""
         return self.config.model.position.max_positions
 
-    def _require_output(self) -> None:
+    def require_output(self) -> None:
         """Raise ConfigError if the checkpoint lacks the layer that turns hidden states into logits."""
         if self.config.model.head.absent:
             raise ConfigError(
@@ -93,7 +93,7 @@ class ModelCore:
         """Raise ConfigError if the checkpoint lacks a head that the objective predicts with."""
         if get_objective(self.config).supervised and not hasattr(self.module, "logits"):
             raise ConfigError(f"this model is fine-tuned for {self.config.objective.name}; use predict")
-        self._require_output()
+        self.require_output()
         if self._missing_heads:
             raise ConfigError(
                 f"this checkpoint is a bare model: {self.config.objective.name} predicts with "

@@ -4,6 +4,7 @@ Shapes: A states of the automaton of stop strings.
 """
 
 import functools
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 
 from tlx.api.core import ModelCore
+from tlx.api.draft import drafter_of
 from tlx.api.forward import forward_logits
 from tlx.api.reply import best_reply, messages_from, reply_pieces, reply_request
 from tlx.api.text import PLACEHOLDERS, UNMARKED, Marks, TextMixin, as_list, encode_with_specials, row_arrays
@@ -22,8 +24,10 @@ from tlx.decode.pieces import TextPieces, text_pieces
 from tlx.decode.ranked import sample_and_rank
 from tlx.decode.rows import RowRequest, stream
 from tlx.decode.sampling import Sampling
-from tlx.decode.speculative import Pair, generate_speculative
+from tlx.decode.speculative import generate_speculative
 from tlx.decode.stop import joins_bytes
+
+_log = logging.getLogger("tlx")
 
 
 class Candidate(NamedTuple):
@@ -56,7 +60,7 @@ class GenerationMixin(TextMixin):
         target_language: str | None = None,
         code: str | None = None,
         mode: str | None = None,
-        draft: ModelCore | None = None,
+        draft: ModelCore | str | None = None,
         best_of: int = 0,
     ) -> str | list[str]:
         """Continue each prompt by sampling, greedily or with beam search.
@@ -86,8 +90,9 @@ class GenerationMixin(TextMixin):
             target_language: Language of the answers; None: that of the prompts.
             code: Control code of the answers, as data.language names it.
             mode: Mode of a mixture of denoisers: "R", "X" or "S"; None: "S" for a prompt to continue, else "R".
-            draft: A small decoder with the same tokenizer, which drafts tokens that this one judges several at a
-                time (speculative decoding): the same text where it is greedy, the same distribution else.
+            draft: Source of drafts, of which this model judges several at a time (speculative decoding): a small
+                decoder with the same tokenizer, or "heads" for the model's own (objective multi_token). The text is
+                the same where it is greedy, its distribution is the same else.
             best_of: Number of samples of each prompt, of which the likeliest under the model is returned
                 (sample-and-rank; Meena's 20); 0: draw one.
 
@@ -249,39 +254,33 @@ class GenerationMixin(TextMixin):
 
     def _drafted(
         self,
-        draft: ModelCore,
+        draft: ModelCore | str,
         rows: list[list[int]],
         max_tokens: int,
         sampling: Sampling,
         seed: int,
         stops_AV: np.ndarray | None,
     ) -> list[list[int]]:
-        """Continue rows with the drafts of a small model."""
-        if self.kind != "decoder" or draft.kind != "decoder":
-            raise ConfigError(f"draft: both models must be decoders; they are {self.kind} and {draft.kind}")
-        if draft.tokenizer.hash != self.tokenizer.hash:
-            raise ConfigError(
-                "draft: the small model has another tokenizer; train or import one with the same"
-            )
-        for mixer in (*self.network.cfg.mixer, *draft.network.cfg.mixer):
-            if mixer == "state_space":
-                raise ConfigError(
-                    "draft: a state space cannot go back to the token before a draft that is not taken; both models "
-                    "must have attention alone (model.mixer)"
-                )
-        draft._require_output()
-        limits = [limit for limit in (self.max_length, draft.max_length) if limit is not None]
+        """Continue rows with the drafts of a small model or of the model's own heads."""
+        drafter, max_length = drafter_of(self, draft)
         texts = generate_speculative(
-            Pair(self.network, self.params["model"], draft.network, draft.params["model"]),
+            self.network,
+            self.params["model"],
+            drafter,
             rows,
             self.tokenizer.vocab,
             max_tokens=max_tokens,
             sampling=sampling,
             seed=seed,
-            max_length=min(limits, default=None),
+            max_length=max_length,
             stops_AV=stops_AV,
             rules=self.generation_rules,
         )
+        # The first token of a text is that of the prompt's pass.
+        num_passes = sum(text.num_passes for text in texts)
+        num_tokens = sum(len(text.tokens) - 1 for text in texts if text.num_passes)
+        if num_passes:
+            _log.info("drafts: %d passes, %.2f tokens each", num_passes, num_tokens / num_passes)
         return [text.tokens for text in texts]
 
     def _check_search(self, sampling: Sampling, num_beams: int, is_drafted: bool, best_of: int) -> None:
@@ -308,7 +307,7 @@ class GenerationMixin(TextMixin):
             raise ConfigError(
                 f"begin = {begin!r} is for encoder-decoders, this is {self.kind}: put it at the end of the prompt"
             )
-        self._require_output()
+        self.require_output()
 
     def _rows_of(
         self, texts: Sequence[str], begin: str, marks: Marks

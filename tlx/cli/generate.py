@@ -6,6 +6,7 @@ r"""Continue a prompt with a trained model, or fill its gaps.
     tlx generate runs/meena --prompt='Hi!' --best_of=20 --temperature=0.88
     tlx generate runs/quickstart --prompt='class ' --max_tokens=200 --stream
     tlx generate runs/large --draft=runs/small --prompt='class '
+    tlx generate runs/multi_token --draft=heads --prompt='class '
     tlx generate runs/quickstart --prompt='def main(' --stop=$'\n\n' --stop='def '
     tlx generate runs/quickstart --prompt='for i in ' --choice='range(10)' --choice='None' --by=bytes
     tlx generate runs/quickstart-mlm --prompt='for i in [MASK](10):'
@@ -19,7 +20,10 @@ given texts are ranked by their likelihood after the prompt, the best one first.
 """
 
 import argparse
+import contextlib
+import logging
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tlx.base.errors import ConfigError
@@ -86,8 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--draft",
         metavar="RUN",
-        help="a small decoder with the same tokenizer, which drafts tokens that the model judges several at a time: "
-        "the same text or distribution in fewer passes",
+        help="source of drafts, of which the model judges several at a time: a small decoder with the same "
+        "tokenizer, or 'heads' for the model's own; the same text or distribution in fewer passes",
     )
     parser.add_argument(
         "--stream",
@@ -232,34 +236,53 @@ def _show_continuations(model: "LoadedModel", prompts: list[str], options: argpa
         _stream(model, prompts[0], options)
         return
     repeated = [prompt for prompt in prompts for _ in range(options.samples)]
-    texts = model.generate(
-        repeated,
-        options.max_tokens,
-        options.temperature,
-        options.top_k,
-        options.top_p,
-        options.seed,
-        options.num_beams,
-        options.length_penalty,
-        options.begin,
-        options.min_p,
-        options.repetition_penalty,
-        tuple(options.stop),
-        **_marks(options),
-        draft=_load_draft(options),
-        best_of=options.best_of,
-    )
+    draft = _load_draft(options)
+    with _told(draft is not None):
+        texts = model.generate(
+            repeated,
+            options.max_tokens,
+            options.temperature,
+            options.top_k,
+            options.top_p,
+            options.seed,
+            options.num_beams,
+            options.length_penalty,
+            options.begin,
+            options.min_p,
+            options.repetition_penalty,
+            tuple(options.stop),
+            **_marks(options),
+            draft=draft,
+            best_of=options.best_of,
+        )
     for prompt, text in zip(repeated, texts, strict=True):
         if len(repeated) > 1:
             print("-" * 60)
         print(prompt, text, sep=_after_prompt(text))
 
 
-def _load_draft(options: argparse.Namespace) -> "LoadedModel | None":
-    """Return the small model of --draft."""
+@contextlib.contextmanager
+def _told(is_drafted: bool) -> Iterator[None]:
+    """Tell, where there are drafts, how many tokens a pass of the model gave: it is logged as information."""
+    log = logging.getLogger("tlx")
+    level = log.level
+    if is_drafted:
+        log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _load_draft(options: argparse.Namespace) -> "LoadedModel | str | None":
+    """Return the small model of --draft, or "heads"."""
+    from tlx.api.draft import HEADS
+    from tlx.api.load import load
+
     if options.draft is None:
         return None
-    from tlx.api.load import load
+    if options.draft == HEADS:
+        return HEADS
 
     return load(options.draft, dtype=options.dtype, allow=options.allow)
 

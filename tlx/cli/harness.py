@@ -5,8 +5,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from tlx.api.harness_tasks import check_task_names, import_lm_eval
 from tlx.base import place as places
-from tlx.base.errors import ConfigError
 from tlx.base.files import atomic_open
 
 if TYPE_CHECKING:
@@ -33,21 +33,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(model: "LoadedModel", options: argparse.Namespace) -> int:
     """Print the metrics of the harness's tasks; with --predictions, write each question with its answers."""
-    try:
-        import lm_eval
-        from lm_eval.tasks import TaskManager
+    lm_eval = import_lm_eval("--harness")
+    from tlx.api.harness import HarnessModel
 
-        from tlx.api.harness import HarnessModel
-    except ImportError as error:
-        raise ConfigError(
-            f"--harness needs the package lm-eval ({error}); install it with: pip install 'tlx-lm[harness]'"
-        ) from error
     folder = None if options.tasks is None else str(places.fetched_folder(places.as_named(options.tasks)))
-    manager = TaskManager(include_path=folder, include_defaults=options.tasks is None)
+    manager = lm_eval.tasks.TaskManager(include_path=folder, include_defaults=options.tasks is None)
     names = options.harness.split(",")
-    unknown = [name for name in names if not manager.match_tasks([name])]
-    if unknown:
-        raise ConfigError(f"--harness: lm-eval {lm_eval.__version__} has no task {unknown[0]!r}")
+    check_task_names("--harness", names, manager)
     results = lm_eval.simple_evaluate(
         HarnessModel(model, template=options.chat or ""),
         tasks=names,

@@ -1,4 +1,4 @@
-r"""Serve a model with OpenAI's interface: /v1/models, /v1/completions and /v1/chat/completions.
+r"""Serve a model with OpenAI's interface: /v1/models, /v1/completions and /v1/chat/completions, and a page at /.
 
     tlx serve runs/quickstart
     tlx serve runs/chat --port=9000
@@ -6,8 +6,9 @@ r"""Serve a model with OpenAI's interface: /v1/models, /v1/completions and /v1/c
     TLX_SERVE_TOKEN=... tlx serve runs/chat --host=0.0.0.0
 
 RUN is a run directory, one of its checkpoints, or a Hugging Face directory. Programs that take OpenAI's address take
-the printed one, and any key: OPENAI_BASE_URL=http://127.0.0.1:8000/v1 OPENAI_API_KEY=none. By default only this
-machine can ask; another interface needs a token in TLX_SERVE_TOKEN, which is then the key.
+the printed one, and any key: OPENAI_BASE_URL=http://127.0.0.1:8000/v1 OPENAI_API_KEY=none. A browser shows a page at
+http://127.0.0.1:8000/. By default only this machine can ask; another interface needs a token in TLX_SERVE_TOKEN,
+which is then the key.
 """
 
 import argparse
@@ -71,7 +72,9 @@ def _serve(served: "Served", listening: socket.socket, token: str | None) -> Non
     engine = Engine(served.decoder())
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    print(f"{served.name} at http://{shown}:{port}/v1 (Ctrl-C ends)", file=sys.stderr, flush=True)
+    address = f"http://{shown}:{port}"
+    print(f"{served.name} at {address}/v1 (Ctrl-C ends)", file=sys.stderr, flush=True)
+    print(f"a page to try it: {address}/", file=sys.stderr, flush=True)
     app = make_app(Service(served, engine, token))
     try:
         settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_GRACE)

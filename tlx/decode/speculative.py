@@ -1,10 +1,15 @@
-"""Speculative decoding: a small model drafts tokens, the large one reads them in one pass and keeps those that fit.
+"""Speculative decoding: a drafter proposes tokens, the model reads them in one pass and keeps those that fit.
 
 Leviathan et al. 2023 (Fast Inference from Transformers via Speculative Decoding, ICML, algorithm 1): a draft x of the
-small model's distribution q is kept with probability min(1, p(x) / q(x)), p being the large model's. The first that
+drafter's distribution q is kept with probability min(1, p(x) / q(x)), p being the model's. The first that
 is not is drawn again from max(0, p - q), normalised; after K that are kept another token is drawn from p. The text
-has the large model's distribution. With greedy decoding a draft is kept where it is the large model's likeliest
+has the model's distribution. With greedy decoding a draft is kept where it is the model's likeliest
 token, and the text is that of plain greedy decoding.
+
+The drafter is a small model or heads of the model itself (drafters.py). The rule asks of q only that it is fixed
+before its draft is drawn: a chain of drafts of Medusa's heads, each independent of the drafts before it, is exact
+too. (Cai et al. 2024 read a tree of the heads' candidates, and keep them by a rule of their own, "typical
+acceptance", which changes the distribution; tlx has neither.)
 
 Both distributions are those after temperature, top-k, top-p and min-p. A row is a batch of its own, since rows keep
 different numbers of drafts.
@@ -23,6 +28,7 @@ import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.decode.constraints import is_end
+from tlx.decode.drafters import Drafter, Read
 from tlx.decode.generate import check, settings_of
 from tlx.decode.loop import DecodeSettings
 from tlx.decode.padding import Padded, pad
@@ -32,25 +38,9 @@ from tlx.nn.cache import KVCache
 from tlx.text.generation_rules import GenerationRules
 from tlx.text.vocabulary import Vocabulary
 
-# Tokens that are drafted before the large model reads them.
-NUM_DRAFTS = 4
-
 _DRAFT = 0
 _KEEP = 1
 _AGAIN = 2
-
-
-class Pair(NamedTuple):
-    """A model and the small one that drafts for it."""
-
-    lm: nn.Module
-    """The model, a decoder."""
-    params: Any
-    """Its parameters."""
-    draft_lm: nn.Module
-    """The small model, with the same vocabulary."""
-    draft_params: Any
-    """Its parameters."""
 
 
 class SpeculativeText(NamedTuple):
@@ -59,7 +49,7 @@ class SpeculativeText(NamedTuple):
     tokens: list[int]
     """New token ids, without the id that ended the row."""
     num_passes: int
-    """Passes of the large model after the prompt's: each gives 1 to NUM_DRAFTS + 1 tokens."""
+    """Passes of the model after the prompt's, which gives one token: each gives 1 to K + 1 tokens."""
 
 
 class _State(NamedTuple):
@@ -68,7 +58,7 @@ class _State(NamedTuple):
     step: jax.Array
     """Number of passes."""
     last_B: jax.Array
-    """Last token, which neither model has read."""
+    """Last token, which the model has not read."""
     count: jax.Array
     """Number of tokens so far."""
     done: jax.Array
@@ -78,9 +68,9 @@ class _State(NamedTuple):
     stop: jax.Array
     """State of the automaton of stop strings."""
     cache: KVCache
-    """Keys and values of the large model."""
-    draft_cache: KVCache
-    """Keys and values of the small one."""
+    """Keys and values of the model."""
+    drafter: Any
+    """State of the drafter."""
 
 
 class _Inputs(NamedTuple):
@@ -97,7 +87,9 @@ class _Inputs(NamedTuple):
 
 
 def generate_speculative(
-    pair: Pair,
+    lm: nn.Module,
+    params: Any,
+    drafter: Drafter,
     prompts: Sequence[Sequence[int]],
     vocab: Vocabulary,
     *,
@@ -111,13 +103,15 @@ def generate_speculative(
     """Continue each prompt, as `decode.generate.generate` does, in fewer passes of the model.
 
     Args:
-        pair: The model and the small one.
+        lm: The model, a decoder.
+        params: Its parameters.
+        drafter: Source of drafts, with the same vocabulary.
         prompts: Token ids to continue.
-        vocab: The vocabulary of both.
+        vocab: The vocabulary.
         max_tokens: Largest number of new tokens, the end included.
         sampling: How tokens are drawn.
         seed: Seed; prompt i draws from fold_in(key(seed), i).
-        max_length: Number of positions that both models have; None: no limit.
+        max_length: Number of positions that model and drafter have; None: no limit.
         stops_AV: `decode.stop.automaton` of strings that end a row.
         rules: Ids that end a row; others are refused.
 
@@ -133,74 +127,65 @@ def generate_speculative(
     if sampling.penalised or settings.rules is not None:
         raise ConfigError(
             "drafts are judged by distributions that do not depend on one another: repetition_penalty, and rules of "
-            "a generation_config.json that forbid tokens, are for decoding without a draft model"
+            "a generation_config.json that forbid tokens, are for decoding without drafts"
         )
     results = []
     for number, prompt in enumerate(prompts):
         key = jax.random.fold_in(jax.random.key(seed), number)
         inputs = _Inputs(key, jnp.int32(max_tokens), sampling_arrays(sampling), stops_AV)
         padded = pad([prompt], vocab.pad, left=True, limit=max_length)
-        new_T, count, step = _continue(
-            pair.lm, pair.draft_lm, settings, pair.params, pair.draft_params, padded, inputs
-        )
+        new_T, count, step = _continue(lm, settings, params, drafter, padded, inputs)
         results.append(SpeculativeText(np.asarray(new_T)[: int(count)].tolist(), int(step)))
     return results
 
 
-@functools.partial(jax.jit, static_argnames=("lm", "draft_lm", "settings"))
+@functools.partial(jax.jit, static_argnames=("lm", "settings"))
 def _continue(
-    lm: nn.Module,
-    draft_lm: nn.Module,
-    settings: DecodeSettings,
-    params: Any,
-    draft_params: Any,
-    prompt: Padded,
-    inputs: _Inputs,
+    lm: nn.Module, settings: DecodeSettings, params: Any, drafter: Any, prompt: Padded, inputs: _Inputs
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return (new tokens [T], how many, passes of the large model)."""
-    large = cast(Any, functools.partial(lm.apply, {"params": params}))
-    small = cast(Any, functools.partial(draft_lm.apply, {"params": draft_params}))
-    # A pass writes NUM_DRAFTS + 1 entries, of which the next overwrites those that were not kept.
-    capacity = prompt.tokens.shape[1] + settings.buffer_size + NUM_DRAFTS + 1
-    caches = [call(1, capacity, method="init_cache") for call in (large, small)]
+    """Return (new tokens [T], how many, passes of the model)."""
+    call = cast(Any, functools.partial(lm.apply, {"params": params}))
+    num_drafts = drafter.num_drafts
+    # A pass writes num_drafts + 1 entries, of which the next overwrites those that were not kept.
+    capacity = prompt.tokens.shape[1] + settings.buffer_size + num_drafts + 1
     length = prompt.segments.sum()
     # Drafts after the last token that is wanted stand at its position: the models may have no further one.
     last_position = length + inputs.max_tokens - 1
-    steps_T = jnp.arange(NUM_DRAFTS + 1)
+    steps_T = jnp.arange(num_drafts + 1)
 
-    hidden_1TD, cache = large(prompt.tokens, prompt.positions, prompt.segments, caches[0], method="decode")
-    _, draft_cache = small(prompt.tokens, prompt.positions, prompt.segments, caches[1], method="decode")
-    first_1V = large(hidden_1TD[:, -1:], method="logits")[:, 0]
+    cache = call(1, capacity, method="init_cache")
+    hidden_1TD, cache = call(prompt.tokens, prompt.positions, prompt.segments, cache, method="decode")
+    first_1V = call(hidden_1TD[:, -1:], method="logits")[:, 0]
     distribution = functools.partial(_probabilities, values=inputs.sampling, settings=settings)
     first_1 = _draw(distribution(first_1V), _key(inputs.key, jnp.int32(0), _AGAIN, 0), settings.greedy)
-    empty_T = jnp.full(settings.buffer_size + NUM_DRAFTS + 1, settings.pad, jnp.int32)
+    empty_T = jnp.full(settings.buffer_size + num_drafts + 1, settings.pad, jnp.int32)
+    drafting = drafter.begin(prompt, hidden_1TD, capacity)
     state = _State(
-        jnp.int32(0), first_1, jnp.int32(0), jnp.bool(False), empty_T, jnp.int32(BEGIN), cache, draft_cache
+        jnp.int32(0), first_1, jnp.int32(0), jnp.bool(False), empty_T, jnp.int32(BEGIN), cache, drafting
     )
     state = _append(state, first_1, jnp.int32(1), inputs, settings)
 
     def advance(state: _State) -> _State:
-        start = length + state.count - 1
-        filled = state.draft_cache.num_filled
-        drafts_K, q_KV, draft_cache = _draft(
-            small, state, jnp.minimum(start + steps_T, last_position), distribution, inputs, settings
-        )
+        def draw(logits_1V: jax.Array, index: jax.Array | int) -> tuple[jax.Array, jax.Array]:
+            q_1V = distribution(logits_1V)
+            return _draw(q_1V, _key(inputs.key, state.step + 1, _DRAFT, index), settings.greedy), q_1V
+
+        positions_T = jnp.minimum(length + state.count - 1 + steps_T, last_position)
+        drafts_K, q_KV, drafting = drafter.draft(state.drafter, state.last_B, positions_T, draw)
         read_1T = jnp.concatenate([state.last_B, drafts_K])[None]
-        positions_1T = jnp.minimum(start + steps_T, last_position)[None]
-        hidden_1TD, cache = large(
-            read_1T, positions_1T, jnp.ones_like(positions_1T), state.cache, method="decode"
+        hidden_1TD, cache = call(
+            read_1T, positions_T[None], jnp.ones_like(read_1T), state.cache, method="decode"
         )
-        p_TV = distribution(large(hidden_1TD, method="logits")[0])
+        p_TV = distribution(call(hidden_1TD, method="logits")[0])
         num_kept, next_1 = judge(
             drafts_K, q_KV, p_TV, _key(inputs.key, state.step + 1, _KEEP, 0), settings.greedy
         )
         tokens_T = jnp.where(steps_T == num_kept, next_1, jnp.append(drafts_K, 0))
-        # Both have read the last token and the drafts that were kept.
-        num_filled = filled + num_kept + 1
         state = state._replace(
             step=state.step + 1,
-            cache=cache._replace(num_filled=num_filled),
-            draft_cache=draft_cache._replace(num_filled=num_filled),
+            # The last token and the drafts that are kept; the next pass overwrites the others.
+            cache=cache._replace(num_filled=state.cache.num_filled + num_kept + 1),
+            drafter=drafter.keep(drafting, Read(hidden_1TD, num_kept)),
         )
         return _append(state, tokens_T, num_kept + 1, inputs, settings)
 
@@ -215,8 +200,8 @@ def judge(
 
     Args:
         drafts_K: Drafted tokens, of q.
-        q_KV: Distribution of each in the small model.
-        p_TV: Distributions of the large model, of the token of each draft and of the one after all, T = K + 1.
+        q_KV: Distribution that each is drawn from.
+        p_TV: Distributions of the model, of the token of each draft and of the one after all, T = K + 1.
         key: Random key.
         greedy: Whether the likeliest token is always taken.
 
@@ -242,34 +227,6 @@ def judge(
     # Where rounding leaves nothing, p and q are equal.
     residual_V = jnp.where(residual_V.sum() > 0, residual_V, p_TV[num_kept])
     return num_kept, _draw(residual_V[None], again_key, greedy)
-
-
-def _draft(
-    small: Any,
-    state: _State,
-    positions_T: jax.Array,
-    distribution: Any,
-    inputs: _Inputs,
-    settings: DecodeSettings,
-) -> tuple[jax.Array, jax.Array, KVCache]:
-    """Return the drafts [K], their distributions [K, V], and the small model's cache, which has read all of them."""
-
-    def draw(carry: tuple[jax.Array, KVCache], index_and_position: tuple[jax.Array, jax.Array]) -> Any:
-        token_1, cache = carry
-        index, position = index_and_position
-        positions_11 = position[None, None]
-        hidden_11D, cache = small(
-            token_1[None], positions_11, jnp.ones_like(positions_11), cache, method="decode"
-        )
-        q_1V = distribution(small(hidden_11D, method="logits")[:, 0])
-        key = _key(inputs.key, state.step + 1, _DRAFT, index)
-        token_1 = _draw(q_1V, key, settings.greedy)
-        return (token_1, cache), (token_1[0], q_1V[0])
-
-    # Once more than there are drafts, so that the last draft is read too.
-    steps = (jnp.arange(NUM_DRAFTS + 1), positions_T)
-    (_, cache), (drafts, q) = jax.lax.scan(draw, (state.last_B, state.draft_cache), steps)
-    return drafts[:-1], q[:-1], cache
 
 
 def _append(

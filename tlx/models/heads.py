@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from tlx.base.errors import ConfigError
 from tlx.models.config import ModelConfig
+from tlx.nn import weight_formats
 from tlx.nn.config import QuantizationConfig
 from tlx.nn.dropout import dropout, fold
 from tlx.nn.embed import Unembedding
@@ -121,6 +122,44 @@ class MaskedHead(nn.Module):
         zeros = logical(nn.initializers.zeros_init(), ("vocab",))
         bias = self.param("bias", zeros, unembedding.kernel.shape[:1], jnp.dtype(cfg.param_dtype))
         return hidden, unembedding._replace(bias=bias)
+
+
+class FutureHead(nn.Module):
+    """A head that predicts a further token: a residual block h + SiLU(h W + b), then an output kernel.
+
+    Cai et al. 2024 (Medusa), section 2.1.1. W is zero at first, and so is the difference of an own kernel to the
+    model's: a head begins with the model's logits of the next token, as in the paper.
+    """
+
+    cfg: ModelConfig
+    """The model."""
+
+    own_output: bool
+    """Whether the head has an output kernel of its own (Medusa), or the model's (Gloeckle et al. 2024)."""
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array, unembedding: Unembedding) -> tuple[jax.Array, Unembedding]:
+        """Return hidden states [..., D] of the further token, and the unembedding that they are read with."""
+        cfg = self.cfg
+        block = cfg.block("decoder")
+        dense = Linear(
+            inputs=(cfg.width,),
+            outputs=(cfg.width,),
+            names=("embed", None),
+            std=0.0,
+            bias=True,
+            dtype=block.dtype,
+            param_dtype=cfg.param_dtype,
+            quantization=block.quantization,
+            name="dense",
+        )
+        hidden = hidden + jax.nn.silu(dense(hidden))
+        if not self.own_output:
+            return hidden, unembedding
+        kernel = weight_formats.dequantized(unembedding.kernel, block.dtype)
+        zeros = logical(nn.initializers.zeros_init(), ("vocab", "embed"))
+        difference = self.param("difference", zeros, kernel.shape, jnp.dtype(cfg.param_dtype))
+        return hidden, unembedding._replace(kernel=kernel + difference.astype(kernel.dtype))
 
 
 class PositionTable(nn.Module):

@@ -18,6 +18,7 @@ TABLE = Table(
         "mbart": "tlx.objectives.mbart:OBJECTIVE",
         "mixture": "tlx.objectives.mixture:OBJECTIVE",
         "mlm": "tlx.objectives.mlm:OBJECTIVE",
+        "multi_token": "tlx.objectives.multi_token:OBJECTIVE",
         "nsp": "tlx.objectives.nsp:OBJECTIVE",
         "plm": "tlx.objectives.plm:OBJECTIVE",
         "prefix_lm": "tlx.objectives.prefix_lm:OBJECTIVE",

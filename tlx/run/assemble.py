@@ -94,7 +94,9 @@ def assemble(
         DataError: For text or records that are missing, unreadable or too few.
     """
     if config.adapt.method != "full" and base is None:
-        raise ConfigError(f"adapt.method = {config.adapt.method!r} adapts a base model; use: tlx finetune")
+        raise ConfigError(
+            f"adapt.method = {config.adapt.method!r} adapts a base model; give one by --from=DIR (base= in Python)"
+        )
     tokenizer = tokenizer or build_tokenizer(config)
     check_tokenizer(config.objective, tokenizer.hash)
     check_tokenizer(config.distill, tokenizer.hash)

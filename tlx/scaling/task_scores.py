@@ -9,12 +9,14 @@ A task is a config of a few-shot evaluation (configs/evaluate; tlx/evaluation/fe
 of the lm-evaluation-harness.
 """
 
+import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from tlx.api.harness_tasks import check_task_names, import_lm_eval
 from tlx.base import place as places
 from tlx.base.config import from_dict, to_dict
 from tlx.base.config_files import load_config, run_name
@@ -44,7 +46,8 @@ def read_tasks(tasks: Sequence[str]) -> dict[str, Any]:
         {name of the columns: plain few-shot config, or "harness:NAME"}.
 
     Raises:
-        ConfigError: A config is not one of a few-shot evaluation, or two tasks have one name.
+        ConfigError: A config is not one of a few-shot evaluation, two tasks have one name, or the harness has no such
+            task (asked where it is installed).
     """
     # Brings the readers of records: only ladders with tasks come here.
     from tlx.evaluation.few_shot import FewShotConfig
@@ -69,6 +72,10 @@ def read_tasks(tasks: Sequence[str]) -> dict[str, Any]:
             ) from error
         config.objective.validate()
         settings[name] = to_dict(config)
+    of_harness = [name for name, task in settings.items() if isinstance(task, str)]
+    # Where runs are scored it may be installed, even if it is not here.
+    if of_harness and importlib.util.find_spec("lm_eval") is not None:
+        check_task_names("ladder.tasks", of_harness)
     return settings
 
 
@@ -137,14 +144,9 @@ def _figures(model: Any, task: Mapping[str, Any]) -> dict[str, float]:
 
 def _harness_figures(model: Any, task: str) -> dict[str, float]:
     """Metrics of a task of the lm-evaluation-harness, with its own number of examples."""
-    try:
-        import lm_eval
+    lm_eval = import_lm_eval(task)
+    from tlx.api.harness import HarnessModel
 
-        from tlx.api.harness import HarnessModel
-    except ImportError as error:
-        raise ConfigError(
-            f"{task} needs the package lm-eval ({error}); install it with: pip install 'tlx-lm[harness]'"
-        ) from error
     name = task.removeprefix(_HARNESS)
     results = lm_eval.simple_evaluate(HarnessModel(model), tasks=[name])["results"][name]
     # Keys are "METRIC,FILTER".

@@ -24,6 +24,7 @@ from tlx.serve.errors import (
     RequestError,
     error_body,
 )
+from tlx.serve.page import HEADERS, PAGE
 from tlx.serve.texts import Served, chat_jobs, completion_jobs
 
 # Names by which a client on this machine reaches the server. A page of another site that resolves its own name to
@@ -50,15 +51,19 @@ class Service:
         self._token = token
         self._created = int(time.time())
 
+    def check_host(self, request: Any) -> None:
+        """Raise RequestError where there is no token, and the request is not for this machine by name."""
+        if self._token is not None:
+            return
+        # The header itself: a malformed one gives the server's own address elsewhere.
+        host = _HOST.fullmatch(request.headers.get("host", ""))
+        if host is None or host[1].strip("[]") not in LOOPBACK:
+            raise RequestError("without a token this server is asked by its name on this machine", FORBIDDEN)
+
     def check_caller(self, request: Any) -> None:
         """Raise RequestError for a request that may not be made."""
         if self._token is None:
-            # The header itself: a malformed one gives the server's own address elsewhere.
-            host = _HOST.fullmatch(request.headers.get("host", ""))
-            if host is None or host[1].strip("[]") not in LOOPBACK:
-                raise RequestError(
-                    "without a token this server is asked by its name on this machine", FORBIDDEN
-                )
+            self.check_host(request)
             return
         authorization = request.headers.get("authorization", "")
         if not hmac.compare_digest(authorization.encode(), f"Bearer {self._token}".encode()):
@@ -77,7 +82,13 @@ class Service:
         if name != self.served.name:
             message = one_of("model", name, [self.served.name])
             raise RequestError(message, NOT_FOUND, "model", "model_not_found")
-        return {"id": name, "object": "model", "created": self._created, "owned_by": "tlx"}
+        return {
+            "id": name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "tlx",
+            "chat": self.served.has_chat,
+        }
 
     async def body(self, request: Any) -> Any:
         """Return the JSON of a request. Raises RequestError."""
@@ -136,8 +147,13 @@ def make_app(service: Service) -> Any:
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
     from starlette.exceptions import HTTPException
-    from starlette.responses import JSONResponse, StreamingResponse
+    from starlette.responses import HTMLResponse, JSONResponse, StreamingResponse
     from starlette.routing import Route
+
+    async def page(request: Any) -> Any:
+        # Without the token, which a browser cannot send as it opens a page, and which the page does not hold.
+        service.check_host(request)
+        return HTMLResponse(PAGE, headers=HEADERS)
 
     async def models(request: Any) -> Any:
         service.check_caller(request)
@@ -180,6 +196,7 @@ def make_app(service: Service) -> Any:
 
     return Starlette(
         routes=[
+            Route("/", page),
             Route("/v1/models", models),
             Route("/v1/models/{name:path}", model),
             Route("/v1/completions", completions, methods=["POST"]),

@@ -36,6 +36,15 @@ class Served(NamedTuple):
         """Largest number of tokens of a prompt and its answer."""
         return self.lm.max_length or max(_LENGTH, self.lm.config.data.sequence_length)
 
+    @property
+    def has_chat(self) -> bool:
+        """Whether there is a chat template, so that it answers conversations."""
+        try:
+            template_of(self.lm, self.template)
+        except ConfigError:
+            return False
+        return True
+
     def decoder(self) -> RowDecoder:
         """Return the model as it continues rows, with an empty store of prefixes."""
         return self.lm.row_decoder._replace(prefixes=PrefixStore(), max_length=self.max_length)

@@ -37,6 +37,7 @@ from tlx.trainer.driver import (
 from tlx.trainer.process import initialize_distributed
 from tlx.trainer.result import TrainingResult
 from tlx.trainer.samples import make_sampler
+from tlx.trainer.task_config import base_frame
 from tlx.training import carry
 from tlx.training.state import State
 from tlx.training.step import merge_params
@@ -119,16 +120,23 @@ def _with_base(values: dict[str, Any], base: BaseModel, workdir: Place) -> RunCo
     chosen = values["model"]["param_dtype"]
     dtypes = parameter_dtypes(base, None if chosen == "float32" else chosen, workdir)
     execution["param_dtype"] = dtypes.trained
+    record = base.record
+    frame = values["frame"]
+    if values["adapt"]["method"] != "full":
+        # Its matrices stay as they are stored, and it writes in the form that it was trained with.
+        record = dataclasses.replace(record, param_dtype=dtypes.frozen)
+        frame = base_frame(values, base, workdir)
     return resolve(
         {
             **values,
+            "frame": frame,
             "model": {**to_dict(base.config.model), **execution},
             "tokenizer": {
                 **to_dict(base.config.tokenizer),
                 "path": cache_tokenizer(base.tokenizer),
                 "add": values["tokenizer"].get("add", ()),
             },
-            "base": to_dict(base.record),
+            "base": to_dict(record),
         },
         allow=None,
     )

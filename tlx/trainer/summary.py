@@ -180,8 +180,9 @@ def show_next(model: "LoadedModel", workdir: Place, config_words: Sequence[str])
         print(f"  tlx generate {quoted} --prompt={shlex.quote(prompt)}")
     print(f"  tlx evaluate {quoted} --data='my/files/*.txt'")
     longer = 2 * config.train.steps
+    base = f"--from={shlex.quote(config.base.path)} " if config.base.path else ""
     print(
-        f"  tlx train {words} --workdir={quoted} --config.train.steps={longer}   "
+        f"  tlx train {words} {base}--workdir={quoted} --config.train.steps={longer}   "
         f"# resumes; the schedule is stretched to {longer:,} steps"
     )
     print(f"  python -c {shlex.quote(f'import tlx; lm = tlx.load({path!r}); print(lm.{call})')}")

@@ -64,7 +64,7 @@ def complete_task_config(
         }
         record = dataclasses.replace(base.record, param_dtype="" if adapt.method == "full" else dtypes.frozen)
         values["base"] = to_dict(BaseConfig() if scratch else record)
-    values["frame"] = _frame(values, None if scratch else base, workdir)
+    values["frame"] = base_frame(values, None if scratch else base, workdir)
     config = parse_config(values, allow=None)
     config.data.records.validate()
     check_libraries(config.objective)
@@ -91,10 +91,18 @@ def _base_model_values(base: BaseModel) -> dict[str, Any]:
     return values
 
 
-def _frame(values: Mapping[str, Any], base: BaseModel | None, workdir: Place | None) -> Any:
+def base_frame(values: Mapping[str, Any], base: BaseModel | None, workdir: Place | None) -> Any:
     """Return the form of the texts that the base model was trained with, as config.frame has it.
 
     A run that has begun keeps what it began with: None where that was before runs kept a frame.
+
+    Args:
+        values: config as nested dicts.
+        base: the base model; None: `values` has the frame.
+        workdir: run directory; None for a new run.
+
+    Returns:
+        The frame as a dict, or None.
     """
     saved = None if workdir is None else read_run(workdir)
     if saved is not None:
