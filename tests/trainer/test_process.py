@@ -19,7 +19,7 @@ def test_compiled_programs_are_kept_where_jax_has_no_folder(tmp_path, monkeypatc
         assert jax.config.jax_compilation_cache_dir is None
         monkeypatch.setattr(jax, "process_count", lambda: 1)
         keep_compiled_programs()
-        assert jax.config.jax_compilation_cache_dir.startswith(f"{tmp_path}/programs/")
+        assert str(jax.config.jax_compilation_cache_dir).startswith(f"{tmp_path}/programs/")
     finally:
         for name, value in before.items():
             jax.config.update(name, value)

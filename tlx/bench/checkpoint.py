@@ -84,8 +84,12 @@ def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> d
             }
             times = in_turns(functions, seconds / 2)
     print(f"  a state of {size / 1e6:,.0f} MB, in {os.getcwd()}")
+    return _report(times, size) | _report_waits(waits)
+
+
+def _report(times: dict[str, list[float]], size: int) -> dict[str, float]:
+    """Print and return the bandwidths and ratios of functions that move `size` bytes."""
     figures = {name: size / statistics.median(values) for name, values in times.items()}
-    figures["save_waits_s"] = statistics.median(waits)
     for operation, plain_file, verb in (("save", "write", "written"), ("restore", "read", "read")):
         ratio = median_ratio(times[plain_file], times[operation])
         figures[f"{operation}_ratio"] = ratio
@@ -95,8 +99,14 @@ def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> d
             f"  {operation:8} {figures[operation] / 1e9:6.2f} GB/s, {share:.0%} of its time in hashing; the same "
             f"bytes {verb} as a plain file {figures[plain_file] / 1e9:6.2f} GB/s: {ratio:.2f} of it"
         )
-    print(f"  training waits for {figures['save_waits_s']:.2f} s of a save; the rest is beside it")
     return figures
+
+
+def _report_waits(waits: list[float]) -> dict[str, float]:
+    """Print and return the seconds that training waits for a save: until its arrays may be donated."""
+    seconds = statistics.median(waits)
+    print(f"  training waits for {seconds:.2f} s of a save; the rest is beside it")
+    return {"save_waits_s": seconds}
 
 
 def _layer_bytes(shape: BenchShape) -> int:

@@ -41,7 +41,16 @@ def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> d
 
 
 def measure_compiled(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> dict[str, float]:
-    """As measure, with PyTorch's model compiled by torch.compile; the first turn, which compiles, is not counted."""
+    """As measure, with PyTorch's model compiled by torch.compile; the first turn, which compiles, is not counted.
+
+    Args:
+        shape: Size of the model and the batch.
+        objectives: Unused, as measure's.
+        seconds: Measuring time of each function.
+
+    Returns:
+        As measure.
+    """
     del objectives
     return _measure(shape, seconds, {"compiled": True})
 
