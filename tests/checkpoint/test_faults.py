@@ -138,6 +138,24 @@ def test_a_loader_that_fails_on_sound_content_renames_nothing(saved, monkeypatch
     assert sorted(p.name for p in saved.iterdir()) == ["1", "2", "3"]
 
 
+def test_files_that_are_hashed_while_they_are_loaded(saved, monkeypatch, caplog):
+    """Damage decides, whether it was loaded without a complaint or with the error of a device that is full."""
+    monkeypatch.setattr(manifests, "LARGE_FILE", 0)
+    flip(saved / "3")
+    assert load_params(saved).step == 2
+    loaded = restore(saved)
+    assert loaded.step == 2 and "set aside as 3.corrupt-" in caplog.text
+    assert_same(loaded.tree, state_on(8, seed=2))
+    flip(saved / "2")
+
+    def fail(*_):
+        raise RuntimeError("RESOURCE_EXHAUSTED: 9 GB of 8")
+
+    monkeypatch.setattr("tlx.checkpoint.store.load", fail)
+    with pytest.raises(DeviceMemoryError, match="/c/1 "):
+        restore(saved)
+
+
 @pytest.mark.parametrize("error", [MemoryError("host"), RuntimeError("RESOURCE_EXHAUSTED: 9 GB of 8")])
 def test_what_does_not_fit_is_not_damage(saved, monkeypatch, error):
     def fail(*_):

@@ -7,8 +7,11 @@ import re
 import pytest
 
 import tlx.plan
+from tests import pod_page
+from tests.plan import tiny
 from tlx import cli
 from tlx.cli.flags import load_config
+from tlx.plan.compilers import TooLarge
 from tlx.run.checks import resolve
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -23,6 +26,29 @@ def test_fits_where_its_page_says(path):
     assert found.fits and found.mfu > 0.5
     tiny = resolve(load_config(f"{path}:tiny"))
     assert tiny.model.width <= 64 and tlx.plan.plan(tiny, "cpu:8", "analytic").fits
+
+
+def test_the_page_has_the_rows_of_the_figures():
+    text = pod_page.PAGE.read_text()
+    assert text == pod_page.page(text, pod_page.read_rows()), "python -m tests.pod_page writes it"
+
+
+def test_a_search_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    """A layout that is compiled is kept at once; rows of today are not searched again, the oldest come first."""
+    monkeypatch.setattr(pod_page, "estimate", lambda *_: None)
+    monkeypatch.setattr(pod_page, "too_large", lambda _, facts, target: facts)
+    compiled = []
+
+    def compile_it():
+        compiled.append(1)
+        return TooLarge("Used 5G of 1G", 5 << 30)
+
+    arguments = (tiny.config("clm"), tlx.plan.parse_target("cpu:8"), tmp_path / "layouts", compile_it)
+    assert pod_page.cached_plan(*arguments) == pod_page.cached_plan(*arguments) == compile_it()
+    assert len(compiled) == 2  # one of them by this test
+    days = ("2026-11-30", "2026-12-01", "2026-11-21")
+    rows = [{"config": "c", "target": "tpu:v6e", "date": day} for day in days]
+    assert pod_page.due(rows, "2026-12-01", ["v6e"]) == [2, 0] and pod_page.due(rows, "2027", ["v5e"]) == []
 
 
 # Llama 3 405B (Llama Team 2024, table 3).

@@ -5,6 +5,7 @@ import os
 import pathlib
 import statistics
 import tempfile
+import time
 
 import jax
 import numpy as np
@@ -24,8 +25,8 @@ LEAST_BYTES = 500_000_000
 def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> dict[str, float]:
     """Print and return the bandwidth of checkpoints of a whole state.
 
-    Saving includes hashing, the manifest and fsync; restoring includes verification. Of the default shape on a
-    processor there are as many layers as LEAST_BYTES take: smaller files cost what opening them costs.
+    Saving includes hashing, the manifest and fsync; restoring includes verification, beside loading. Of the default
+    shape on a processor there are as many layers as LEAST_BYTES take: smaller files cost what opening them costs.
 
     Args:
         shape: Size of the model.
@@ -35,7 +36,7 @@ def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> d
     Returns:
         Bytes/s of "save", "write", "restore", "read" and "hash", the ratios "save_ratio" and "restore_ratio" to
         the plain file, and "hash_share_of_save" and "hash_share_of_restore", the parts of their times that hashing
-        takes.
+        takes; and "save_waits_s", the seconds of a save that training waits for.
     """
     del objectives
     if shape == default_shape():
@@ -51,13 +52,16 @@ def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> d
     with tempfile.TemporaryDirectory(dir=os.getcwd(), prefix=".tlx-bench-") as folder:
         path = pathlib.Path(folder) / "plain"
         step = 0
+        waits = []
         with Checkpoints(pathlib.Path(folder) / "checkpoints", CheckpointConfig(keep=1)) as checkpoints:
             checkpoints.prepare()
 
             def save() -> None:
                 nonlocal step
                 step += 1
+                start = time.perf_counter()
                 checkpoints.save(step, state)
+                waits.append(time.perf_counter() - start)
                 checkpoints.wait()
 
             def write() -> None:
@@ -80,6 +84,11 @@ def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> d
             }
             times = in_turns(functions, seconds / 2)
     print(f"  a state of {size / 1e6:,.0f} MB, in {os.getcwd()}")
+    return _report(times, size) | _report_waits(waits)
+
+
+def _report(times: dict[str, list[float]], size: int) -> dict[str, float]:
+    """Print and return the bandwidths and ratios of functions that move `size` bytes."""
     figures = {name: size / statistics.median(values) for name, values in times.items()}
     for operation, plain_file, verb in (("save", "write", "written"), ("restore", "read", "read")):
         ratio = median_ratio(times[plain_file], times[operation])
@@ -91,6 +100,13 @@ def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> d
             f"bytes {verb} as a plain file {figures[plain_file] / 1e9:6.2f} GB/s: {ratio:.2f} of it"
         )
     return figures
+
+
+def _report_waits(waits: list[float]) -> dict[str, float]:
+    """Print and return the seconds that training waits for a save: until its arrays may be donated."""
+    seconds = statistics.median(waits)
+    print(f"  training waits for {seconds:.2f} s of a save; the rest is beside it")
+    return {"save_waits_s": seconds}
 
 
 def _layer_bytes(shape: BenchShape) -> int:

@@ -37,11 +37,30 @@ def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> d
         "ratio" of tlx to PyTorch and the tokens/s of each; empty where PyTorch is not installed.
     """
     del objectives
+    return _measure(shape, seconds, {})
+
+
+def measure_compiled(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> dict[str, float]:
+    """As measure, with PyTorch's model compiled by torch.compile; the first turn, which compiles, is not counted.
+
+    Args:
+        shape: Size of the model and the batch.
+        objectives: Unused, as measure's.
+        seconds: Measuring time of each function.
+
+    Returns:
+        As measure.
+    """
+    del objectives
+    return _measure(shape, seconds, {"compiled": True})
+
+
+def _measure(shape: BenchShape, seconds: float, how: dict[str, Any]) -> dict[str, float]:
     if report_missing_packages():
         return {}
     step = prepare("clm", shape)
     with contextlib.ExitStack() as stack:
-        torch_calls, about = torch_functions(stack, shape._asdict(), "step", STEPS)
+        torch_calls, about = torch_functions(stack, shape._asdict() | how, "step", STEPS)
         times = in_turns({"tlx": lambda: [step.call() for _ in range(STEPS)], **torch_calls}, seconds)
     best = quickest(times, torch_calls)
     speed = {name: STEPS * step.tokens / statistics.median(values) for name, values in times.items()}

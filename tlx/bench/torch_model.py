@@ -1,9 +1,9 @@
 """A process in which a model of transformers trains or generates in PyTorch on request.
 
 Started as a script. Argument 1 is JSON: the work ("step", a train step, "generate" or "sample") and the model, either
-the sizes of a GPT-2, or a `config` with its `kind`, which is compiled on a GPU. Each line of the standard input
-says how often to do the work; each answer is a line of JSON. It imports nothing of tlx, so that no JAX backend
-starts here.
+the sizes of a GPT-2, or a `config` with its `kind`, which is compiled on a GPU; `compiled` decides otherwise. Each
+line of the standard input says how often to do the work; each answer is a line of JSON. It imports nothing of tlx, so
+that no JAX backend starts here.
 """
 
 import json
@@ -23,7 +23,8 @@ def main() -> None:
     build = _from_config if "config" in shape else _gpt2
     model = build(transformers, shape).to(device)
     config = model.config
-    if "config" in shape and device == "cuda":
+    is_compiled = shape.get("compiled", "config" in shape and device == "cuda")
+    if is_compiled:
         model = torch.compile(model)
     tokens = torch.randint(0, shape["vocab"], (shape["batch"], shape["length"]), device=device)
     labels = tokens[:, : shape.get("decoder_length") or None].contiguous()
@@ -31,6 +32,7 @@ def main() -> None:
         torch, model, tokens, labels
     )
     how = f"torch {torch.__version__}, transformers {transformers.__version__}, {config._attn_implementation}"
+    how += ", compiled" if is_compiled else ""
     count = sum(parameter.numel() for parameter in model.parameters())
     _answer({"parameters": count, "how": f"{how}, {torch.get_num_threads()} threads"})
     for line in sys.stdin:

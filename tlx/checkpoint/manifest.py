@@ -9,12 +9,13 @@ with what the store states then. That finds objects that were changed, replaced 
 does not find.
 """
 
+import contextlib
 import json
 import os
 import pathlib
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from multiprocessing.pool import ThreadPool
 from typing import Any, Literal, NamedTuple
 
@@ -30,6 +31,8 @@ MAX_BYTES = 256 << 20
 MAX_DIMS = 64
 # Files that are hashed at once: a core hashes about 1 GB/s, and a disk reads several times as much.
 HASHING_THREADS = 8
+# Files below this are hashed before anything is loaded: the metadata, which says what is loaded.
+LARGE_FILE = 1 << 20
 _PART = "tlx_part.{}.json"
 _OWNER = re.compile(r"(?:^|/)(?:ocdbt\.)?process_(\d+)(?:/|$)")
 # Folders and files in a part that Orbax names after the process that writes them.
@@ -253,6 +256,44 @@ def verify(
     for path, digest in zip(paths, hashes, strict=True):
         if digest != manifest.files[path]["sha256"]:
             raise Damaged(f"{path} is not what was saved (sha256 differs)")
+
+
+@contextlib.contextmanager
+def verified_beside(
+    folder: Place,
+    manifest: Manifest,
+    level: Literal["hash", "size"],
+    paths: Iterable[str] | None = None,
+) -> Iterator[None]:
+    """Verify files, and hash those of arrays while the body loads them.
+
+    Sizes are compared and small files hashed before the body begins. The end waits for the large ones: nothing that
+    the body has loaded may be used before. Of a step in a bucket all is compared before.
+
+    Args:
+        folder: Folder of the step.
+        manifest: Its manifest.
+        level: As verify's.
+        paths: The files; None: all.
+
+    Raises:
+        Damaged: A file differs, in place of any error that the body had of it.
+    """
+    paths = list(manifest.files if paths is None else paths)
+    if isinstance(folder, BucketPath) or level == "size":
+        verify(folder, manifest, level, paths)
+        yield
+        return
+    verify(folder, manifest, "size", paths)
+    is_large = {path: manifest.files[path]["size"] >= LARGE_FILE for path in paths}
+    verify(folder, manifest, "hash", [path for path in paths if not is_large[path]])
+    large = [path for path in paths if is_large[path]]
+    with ThreadPool(1) as pool:
+        hashing = pool.apply_async(verify, (folder, manifest, "hash", large))
+        try:
+            yield
+        finally:
+            hashing.get()
 
 
 def is_sound(folder: Place, level: Literal["hash", "size"]) -> bool:

@@ -153,7 +153,8 @@ def open_params(
     """
 
     def opened(folder: Place, manifest: Manifest) -> dict[str, Any]:
-        abstract = _verified_params(folder, manifest, params, "hash", in_full=False)
+        abstract = _params_info(folder, manifest, params, in_full=False)
+        manifests.verify(folder, manifest, "hash", _files_of(manifest, params))
         return trees_by_path.unflatten(
             {
                 path: StoredParam(folder, params, path, leaf, _cast(leaf.dtype, dtype))
@@ -324,20 +325,16 @@ def load(folder: Place, manifest: Manifest, abstract: Any, optional: Sequence[st
     return tree
 
 
-def _verified_params(
-    folder: Place, manifest: Manifest, part: str, verify: Verify, in_full: bool = True
+def _params_info(
+    folder: Place, manifest: Manifest, part: str, in_full: bool = True
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Verify the files of parameters, and that the machine has memory for them.
+    """Return shape and dtype of the parameters by path; CheckpointError where the machine lacks the memory for them.
 
     Args:
         folder: Folder of the step.
         manifest: Its manifest.
         part: "params" or "ema".
-        verify: As load_params'.
         in_full: Whether all are in memory at a time; False: one after the other.
-
-    Returns:
-        {path: shape and dtype}. Raises Damaged where a file differs.
     """
     leaves = {path: leaf for path, leaf in manifest.leaves.items() if trees.part_of(path) == part}
     if not leaves and part == trees.EMA:
@@ -346,9 +343,6 @@ def _verified_params(
         )
     if not leaves:
         raise CheckpointError(f"{folder} holds no parameters")
-    # Files at the top belong to all parts (Orbax's metadata); those of the optimizer are not read, so not
-    # hashed.
-    paths = [path for path in manifest.files if path.startswith(f"{part}/") or "/" not in path]
     try:
         abstract = {
             path.removeprefix(trees.prefix_of(part)): jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(leaf.dtype))
@@ -358,16 +352,24 @@ def _verified_params(
         raise Damaged(f"{steps.MANIFEST} names an unknown dtype: {error}") from error
     sizes = [trees_by_path.array_bytes(leaf.shape, leaf.dtype) for leaf in abstract.values()]
     _refuse_too_large(folder, sum(sizes) if in_full else max(sizes))
-    manifests.verify(folder, manifest, verify, paths)
     return abstract
 
 
+def _files_of(manifest: Manifest, part: str) -> list[str]:
+    """Return the files that a part is read from.
+
+    Those at the top belong to all parts (Orbax's metadata); those of the optimizer are not read, so not hashed.
+    """
+    return [path for path in manifest.files if path.startswith(f"{part}/") or "/" not in path]
+
+
 def _read_params(folder: Place, manifest: Manifest, part: str, verify: Verify) -> dict[str, Any]:
-    abstract = _verified_params(folder, manifest, part, verify)
-    try:
-        nested = store.load(folder, {part: trees_by_path.unflatten(abstract)})[part]
-    except Exception as error:
-        raise Damaged(cannot_be_loaded(error)) from error
+    abstract = _params_info(folder, manifest, part)
+    with manifests.verified_beside(folder, manifest, verify, _files_of(manifest, part)):
+        try:
+            nested = store.load(folder, {part: trees_by_path.unflatten(abstract)})[part]
+        except Exception as error:
+            raise Damaged(cannot_be_loaded(error)) from error
     for path, leaf in trees_by_path.flatten(nested).items():
         _check_alike(path, part, leaf, abstract[path])
     return nested

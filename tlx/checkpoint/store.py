@@ -14,6 +14,8 @@ from tlx.base.object_store import set_up_fsspec
 from tlx.base.place import BucketPath, Place
 from tlx.checkpoint import orbax_s3
 
+# About the bytes of a file of arrays: each is hashed by one thread, and a core hashes 1.5 GB/s.
+FILE_BYTES = 128 << 20
 _QUIET = ("_SignalingThread.run() raised", "Sharding info not provided")
 
 
@@ -35,6 +37,7 @@ def _context(partial_load: bool = False):
     context = ocp.Context()
     context.atomicity.mode = ocp.options.AtomicityMode.COMMIT_FILE
     context.array.saving.use_compression = False
+    context.array.saving.ocdbt_target_data_file_size = FILE_BYTES
     context.pytree.loading.partial_load = partial_load
     with context:
         yield

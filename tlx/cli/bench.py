@@ -7,11 +7,11 @@
     tlx bench --config=configs/bench/decoder_1b.py       a config's train step, beside PyTorch's
 
 what: step (tokens/s, model FLOP/s, MFU by the matmul peak, and FLOP/s relative to causal LM), eager (the same
-GPT-2-shaped step in PyTorch, where torch and transformers are installed), generate (new tokens/s, beside
-transformers.generate), rollout (the same for the answers that a step of GRPO samples), data (pipeline tokens/s on
-one core, beside copied rows), cost (an objective's FLOPs and targets per token of text, beside causal LM's),
-checkpoint (against a plain file, with the share of hashing), startup (to the end of the first step, with and without
-the compilation cache, beside jax alone).
+GPT-2-shaped step in PyTorch, where torch and transformers are installed), compiled (the same with torch.compile),
+generate (new tokens/s, beside transformers.generate), rollout (the same for the answers that a step of GRPO samples),
+data (pipeline tokens/s on one core, beside copied rows), cost (an objective's FLOPs and targets per token of text,
+beside causal LM's), checkpoint (against a plain file, with the share of hashing), startup (to the end of the first
+step, with and without the compilation cache, beside jax alone).
 A machine's speed drifts: what is compared is measured in turns, and the medians are printed. What fails is one line
 and exit code 1; the other figures are measured and written.
 """
@@ -33,6 +33,7 @@ MEASURES = Table(
     {
         "step": "tlx.bench.step:measure",
         "eager": "tlx.bench.eager:measure",
+        "compiled": "tlx.bench.eager:measure_compiled",
         "generate": "tlx.bench.generate:measure",
         "rollout": "tlx.bench.rollout:measure",
         "data": "tlx.bench.data:measure",

@@ -1,6 +1,6 @@
 """Show what the cache folder holds, or remove it: everything in it is built again when it is needed.
 
-    tlx cache                            each tokenizer and token cache, its size and its last use
+    tlx cache                            tokenizers, token caches, compiled programs: size and last use of each
     tlx cache clean                      remove all of them
     tlx cache clean --unused-for=30      remove those that were not used for 30 days
 

@@ -19,7 +19,7 @@ class CacheEntry(NamedTuple):
     """A folder of the cache, which is built again when it is needed and absent."""
 
     kind: str
-    """Folder that it is in: "tokens" or "tokenizers"."""
+    """Folder that it is in: "tokens", "tokenizers" or "programs" (what JAX has compiled)."""
     folder: pathlib.Path
     """The folder."""
     num_bytes: int

@@ -94,7 +94,7 @@ def shortest(
     smallest = [_try(config, target, tuple(group[-1] for group in some)) for some in (groups, groups[:-1])]
     if all(plan is not None and not plan.fits for plan in smallest):
         return ()
-    for length in range(1, 4):
+    for length in range(1, len(groups) + 1):
         fitting = []
         for changes in _lists(groups, length):
             plan = _try(config, target, changes)

@@ -40,7 +40,7 @@ from tlx.trainer.driver import (
     TrainingRequest,
     run_training,
 )
-from tlx.trainer.process import initialize_distributed
+from tlx.trainer.process import initialize_distributed, keep_compiled_programs
 from tlx.trainer.reference import add_reference
 from tlx.trainer.result import TrainingResult
 from tlx.trainer.samples import Sampler
@@ -114,6 +114,8 @@ def train_task(
     name = values.name or name
     workdir = run_directory(options.workdir, name, values.objective.name)
     initialize_distributed()
+    if options.ends_process:
+        keep_compiled_programs()
     numbers = [values.seed + number for number in range(seeds)]
     folders = [workdir] if seeds == 1 else [workdir / f"seed-{seed}" for seed in numbers]
     adapt = from_dict(AdaptConfig, values.to_dict()["adapt"], "config.adapt")

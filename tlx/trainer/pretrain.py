@@ -34,7 +34,7 @@ from tlx.trainer.driver import (
     TrainingRequest,
     run_training,
 )
-from tlx.trainer.process import initialize_distributed
+from tlx.trainer.process import initialize_distributed, keep_compiled_programs
 from tlx.trainer.result import TrainingResult
 from tlx.trainer.samples import make_sampler
 from tlx.trainer.task_config import base_frame
@@ -103,6 +103,8 @@ def pretrain(config: ConfigDict, name: str, options: TrainerOptions) -> Training
     values = as_resumed(config.to_dict(), workdir)
     resolved = resolve(values, allow=None)
     initialize_distributed()
+    if options.ends_process:
+        keep_compiled_programs()
     build: Build = assemble
     if options.base is not None:
         base = load_base(options.base, options.allow, workdir, resolved.adapt, resolved.tokenizer.add)

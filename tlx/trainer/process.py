@@ -1,7 +1,11 @@
 """Services of a process while it trains: signals, clock and watchdog; and how it joins other processes."""
 
 import contextlib
+import hashlib
 import os
+import pathlib
+import platform
+import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -9,9 +13,15 @@ import jax
 
 from tlx import parallel
 from tlx.base.errors import ConfigError
+from tlx.base.files import cache_folder
 from tlx.training.clock import Clock, process_age
 from tlx.training.preemption import Preemption
 from tlx.training.watchdog import Watchdog
+
+# Seconds of compiling from which a program is kept for the next start.
+_LEAST_COMPILE_SECONDS = 0.3
+# Line of /proc/cpuinfo that names the instructions of a processor: of x86, of ARM.
+_INSTRUCTIONS = re.compile(r"^(?:flags|Features)\s*:(.*)$", re.MULTILINE)
 
 # Not empty once a run of this process has counted the time since the process was started.
 _counted: list[bool] = []
@@ -43,6 +53,31 @@ def initialize_distributed() -> None:
             "this process is one of several (a launcher's variables say so), but JAX runs in it already; "
             f"train before anything else uses a device ({error})"
         ) from error
+
+
+def keep_compiled_programs() -> None:
+    """Let JAX read compiled programs from the cache folder, and store those that it compiles there.
+
+    Does nothing where JAX has a folder already (JAX_COMPILATION_CACHE_DIR), nor for one of several processes, of
+    which some would read what others compile: launchers give these a folder.
+    """
+    if jax.config.jax_compilation_cache_dir is not None or jax.process_count() > 1:
+        return
+    # XLA compiles for the instructions of this processor, and JAX does not look whether another one has them.
+    folder = cache_folder() / "programs" / _processor()
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_COMPILE_SECONDS)
+
+
+def _processor() -> str:
+    """Return a hash of the processor's instructions, or its architecture where the system does not name them."""
+    try:
+        instructions = _INSTRUCTIONS.search(pathlib.Path("/proc/cpuinfo").read_text())
+    except OSError:
+        instructions = None
+    if instructions is None:
+        return platform.machine()
+    return hashlib.sha256(" ".join(sorted(instructions[1].split())).encode()).hexdigest()[:16]
 
 
 @contextlib.contextmanager
