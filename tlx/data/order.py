@@ -129,7 +129,7 @@ class SourceMixture:
     def count(self, source: int, rows: int) -> int:
         """Return how many of the first `rows` rows come from the source."""
         cycle, remainder = divmod(rows, self._period)
-        return cycle * self.quotas[source] + int(np.searchsorted(self._rows[source], remainder))
+        return cycle * self.quotas[source] + int(self._rows[source].searchsorted(remainder))
 
 
 class ScheduledMixture:

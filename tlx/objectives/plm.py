@@ -46,7 +46,9 @@ from tlx.objectives.shared.plm_pairs import NUM_FUNCTIONAL, second_part, segment
 from tlx.text.frames import Frame
 
 MAX_NGRAM = 5
-_CUMULATIVE = np.cumsum(1 / np.arange(1, MAX_NGRAM + 1))  # of the unnormalised 1/n
+# Sums of the unnormalised 1/n.
+*_BOUNDS, _TOTAL = np.cumsum(1 / np.arange(1, MAX_NGRAM + 1)).tolist()
+_BOUNDS = np.array(_BOUNDS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,8 +155,9 @@ def ngram_targets(rng: np.random.Generator, starts: np.ndarray, goal: int, confi
         return np.zeros(length, bool)
     # Python's lists, bytes and bisection are faster than numpy's scalars in this loop.
     begins = starts.nonzero()[0].tolist()
-    sizes = (_CUMULATIVE[:-1].searchsorted(_CUMULATIVE[-1] * rng.random(goal), "right") + 1).tolist()
-    offsets = rng.random(goal).tolist()
+    draws = rng.random(2 * goal)
+    sizes = (_BOUNDS.searchsorted(_TOTAL * draws[:goal], "right") + 1).tolist()
+    offsets = draws[goal:].tolist()
     chosen = bytearray(length)
     current = 0
     missing = goal
