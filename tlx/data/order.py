@@ -39,7 +39,8 @@ def row_generator(seed: int, split: str, row: int) -> np.random.Generator:
         A Philox generator whose key is (stream, row), independent of all others.
     """
     # Counter-based: any row's numbers are had without drawing those before it.
-    return np.random.Generator(np.random.Philox(_PhiloxKey(_stream(seed, split), row)))
+    key: Any = _PhiloxKey(_stream(seed, split), row)
+    return np.random.Generator(np.random.Philox(key))
 
 
 class _PhiloxKey(ISeedSequence):

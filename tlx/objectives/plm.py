@@ -47,8 +47,9 @@ from tlx.text.frames import Frame
 
 MAX_NGRAM = 5
 # Sums of the unnormalised 1/n.
-*_BOUNDS, _TOTAL = np.cumsum(1 / np.arange(1, MAX_NGRAM + 1)).tolist()
-_BOUNDS = np.array(_BOUNDS)
+_SUMS = np.cumsum(1 / np.arange(1, MAX_NGRAM + 1))
+_BOUNDS = _SUMS[:-1]
+_TOTAL = float(_SUMS[-1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,19 +115,16 @@ def _pair_row(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> 
     real = window.segments > 0
     text = window.tokens[reuse_len:][real[reuse_len:]]
     second = second_part(rng, text, window.second, rest_len, spec)
-    row = _Row(
-        np.empty(spec.length, np.int32),
-        np.zeros(spec.length, bool),
-        np.zeros(spec.length, bool),
-        np.zeros(spec.length, np.int32),
-    )
-    row.tokens[:reuse_len] = window.tokens[:reuse_len]
-    row.tokens[reuse_len:] = second.tokens
-    row.real[:reuse_len] = real[:reuse_len]
-    row.real[reuse_len : reuse_len + second.size] = True
-    row.functional[reuse_len:] = second.functional
-    row.types[reuse_len:] = second.types
-    return row
+    tokens = np.empty(spec.length, np.int32)
+    tokens[:reuse_len] = window.tokens[:reuse_len]
+    tokens[reuse_len:] = second.tokens
+    is_real, functional = np.zeros((2, spec.length), bool)
+    is_real[:reuse_len] = real[:reuse_len]
+    is_real[reuse_len : reuse_len + second.size] = True
+    functional[reuse_len:] = second.functional
+    types = np.zeros(spec.length, np.int32)
+    types[reuse_len:] = second.types
+    return _Row(tokens, is_real, functional, types)
 
 
 def word_starts(tokens: np.ndarray, spec: ObjectiveSpec) -> np.ndarray:

@@ -260,7 +260,12 @@ class CoreferenceTask(Task):
                         record=number,
                         text=text,
                         mentions=tuple(
-                            sorted(place for *place, _ in _mentions(given, spans, sentences, part, config))
+                            sorted(
+                                (window, first, width)
+                                for window, first, width, _ in _mentions(
+                                    given, spans, sentences, part, config
+                                )
+                            )
                         ),
                     )
                 )
