@@ -11,7 +11,8 @@ The values are those of SpanBERT's code for its base size: windows of 384 tokens
 step, the head's learning rate five times the model's, no weight decay in it, and its gradients clipped apart from the
 model's. That code corrects the bias of the head's moments alone; here both are corrected.
 Documents of more windows are learned, and scored, in parts of three, unless objective.windows is as many as the
-longest has. ":gap" has no genres and one window. Records of jsonl have text, clusters [[[start, stop]]] in
+longest has. ":gap" has no genres, one window, and ranks the pronoun and the two names alone, which GAP gives
+(objective.mentions; "" would score and prune all spans). Records of jsonl have text, clusters [[[start, stop]]] in
 characters, and where they are known sentences and speakers.
 
 Hardware: a GPU of 16 GB for the base size. Expected on OntoNotes (README of mandarjoshi90/coref): F1
@@ -46,8 +47,9 @@ def get_config(arg: str = "") -> ConfigDict:
         config.train.batch_size = 8
         config.objective.genres = ()
         config.objective.windows = 1
-        # Few mentions of a text are labelled, and nothing is learned of one that is pruned: prune as few as can be.
-        config.objective.ranking.span_fraction = 1.0
+        # Three mentions of a text are labelled and no others: nothing is learned of one that is pruned.
+        config.objective.mentions = "mentions"
+        config.objective.ranking.max_spans = 3
     if "tiny" not in words:
         return config
     ranking = config.objective.ranking

@@ -11,6 +11,14 @@ r"""Translation: Python's documentation into Korean, or any file with texts and 
 stands in front of a pretrained BART, which thereby reads another language. In the first run only it, BART's positions
 and the input projections of attention in BART's first layer learn; the second one trains everything, for a few steps.
 
+Back-translation (Sennrich et al. 2016), which MASS and mBART were evaluated with: a run into English answers Korean
+texts, and the run into Korean learns from them beside the pairs:
+
+    tlx data answer --config=configs/finetune/translation.py:en --from=runs/ko-en --column=en --to=back.jsonl \
+        --config.data.records.train="('korean.jsonl',)"
+    tlx finetune --config=configs/finetune/translation.py --from=BASE \
+        --config.data.records.train="('python_docs_ko_en/train.jsonl.gz', 'back.jsonl')" ...
+
 The columns are "en" and "ko". BLEU is sacreBLEU's, with its 13a tokenization; chrF, over characters, is more
 informative for Korean, whose words are long. From scratch, raise the learning rate and the epochs.
 Hardware: any. Expected: the score in README.md. ":tiny" after the name is a run of a few steps.

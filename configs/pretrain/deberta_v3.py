@@ -7,6 +7,7 @@
 Expected after fine-tuning: MNLI 90.6. The weight of the detection loss is the paper's 50; its code has 10.
 As in its code the generator and the model are clipped apart, as by two optimizers (train.clip_groups); a rule of
 optimizer.lr_multipliers for "^(model/encoder|heads/(rtd|rtd_norm|difference))" gives the model its own learning rate.
+There the model reads the generator's table after its update, here before (tlx/objectives/rtd.py has the difference).
 Its code draws one position of each window of six, which leaves the ends of rows unmasked: objective.draws = "window".
 Text: as RoBERTa's.
 """

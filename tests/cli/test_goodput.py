@@ -8,9 +8,9 @@ import time
 import pytest
 
 from tests.cli import tiny
-from tlx.cli import main
+from tlx.cli import main, report_goodput
 from tlx.training.journal import read_lines
-from tlx.training.lives import read_lives
+from tlx.training.lives import KINDS, Life, read_lives
 
 
 @pytest.mark.long
@@ -60,3 +60,18 @@ def test_every_second_of_a_run_with_three_restarts_is_accounted_for(tmp_path, ca
     assert reasons[0] == reasons[2] == "killed without a word (SIGKILL, a crash, or the loss of a host)"
     assert reasons[1].startswith("asked to stop (SIGTERM), saved at step ")
     assert reasons[3] == "finished at step 400"
+
+
+def test_energy_is_power_times_the_hours_of_all_devices(tmp_path, monkeypatch, capsys):
+    """Of two starts of an hour on four devices, between which the run was down for another."""
+    seconds = dict.fromkeys(KINDS, 0.0)
+    lives = [Life(0.0, 0, 9, 2, seconds | {"step": 3600.0, "down": down}, "", {}) for down in (3600.0, 0.0)]
+    monkeypatch.setattr(report_goodput, "read_run", lambda _: {"mesh": {"data": 2, "fsdp": 2, "tensor": 1}})
+    figures = report_goodput.energy(tmp_path, lives, 500.0, 400.0)
+    assert figures == {"device_hours": 8.0, "energy_kwh": 4.0, "co2e_kg": 1.6}
+    assert list(report_goodput.energy(tmp_path, lives, 500.0, 0.0)) == ["device_hours", "energy_kwh"]
+    for words, message in (
+        (["--goodput", "--grid=400"], "--grid needs --watts"),
+        (["--watts=400"], "--watts and --grid are for --goodput"),
+    ):
+        assert main(["report", str(tmp_path), *words]) == 64 and message in capsys.readouterr().err

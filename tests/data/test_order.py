@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlx.base.errors import ConfigError
-from tlx.data.order import Permutation, ScheduledMixture, SourceMixture, row_generator
+from tlx.data.order import Permutation, ScheduledMixture, SourceMixture, hash64, row_generator
 
 pytestmark = pytest.mark.jax_versions
 
@@ -40,6 +40,12 @@ def test_the_order_never_changes():
     assert [Permutation(10, 0)(i) for i in range(10)] == [9, 0, 5, 7, 4, 8, 2, 1, 6, 3]
     raw = row_generator(1, "train", 5).bit_generator.random_raw(2).tolist()
     assert raw == [12792690815173653204, 2618639314590765734]
+    # The keys that numpy makes of these lists, in which integers from 2^63 on are rounded.
+    streams = [hash64("rows", seed, "train") for seed in range(6)]
+    assert {stream >> 63 for stream in streams} == {0, 1}
+    for seed, stream in enumerate(streams):
+        key = row_generator(seed, "train", 3).bit_generator.state["state"]["key"]
+        assert key.tolist() == np.random.Philox(key=[stream, 3]).state["state"]["key"].tolist()
     assert [SourceMixture([2, 1, 1]).source(r)[0] for r in range(8)] == [0, 1, 2, 0, 0, 1, 2, 0]
 
 

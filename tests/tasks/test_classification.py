@@ -137,8 +137,11 @@ def test_answers_and_scores_of_classes(tmp_path):
     expected = (abs(1 - 2 * 0.9526) + 1 - 0.8808) / 3
     assert scores.figures["calibration_error"] == pytest.approx(expected, abs=1e-3)
     assert scores.statistic(np.array([1, 2, 2])) == 1.0 and scores.majority_baseline == pytest.approx(2 / 3)
-    task.draw(answers, TEXTS, spec, tmp_path / "c.png")
-    assert (tmp_path / "c.png").stat().st_size > 1000
+    task.draw(answers, TEXTS, spec, tmp_path, "test")
+    assert [path.name for path in sorted(tmp_path.iterdir()) if path.stat().st_size > 1000] == [
+        "confusion_test.png",
+        "reliability_test.png",
+    ]
 
 
 def test_what_is_outside_all_classes_is_counted_by_itself():

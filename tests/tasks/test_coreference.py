@@ -200,6 +200,38 @@ def test_the_loss_and_the_antecedents_are_those_of_a_loop():
     assert any(antecedent >= 0 for antecedent in outputs["antecedents"].ravel())
     np.testing.assert_allclose(float(terms["loss"].sum), losses, rtol=2e-5)
     assert float(terms["loss"].weight) == len(batch["weights"])
+    # The same spans as given mentions, without any pruning.
+    given = {
+        "mention_starts": np.where(outputs["starts"] + outputs["widths"] > 0, outputs["starts"], -1),
+        "mention_widths": outputs["widths"],
+    }
+    same_terms, same = small.evaluated(module, params, batch | given)
+    np.testing.assert_allclose(same_terms["loss"].sum, terms["loss"].sum, rtol=1e-5)
+    assert np.array_equal(same["antecedents"], outputs["antecedents"])
+
+
+def test_given_mentions_are_ranked_alone():
+    """Those of a column, also without labels, and across the sentences that the rule for them makes."""
+    gold = [[0, 3], [13, 16], [8, 11]]
+    records = small.records_of({"text": "Ann saw B.b. She ran.", "clusters": [gold[:2]], "mentions": gold})
+    spec = spec_of(records=records, mentions="mentions", windows=3)
+    (item,) = TASK.prepare(records, small.TOKENIZER, spec, labelled=False)
+    assert item.label is None and len(item.mentions) == 3
+    (item,) = TASK.prepare(records, small.TOKENIZER, spec)
+    row = TASK.example(np.random.default_rng(0), item, spec)
+    starts, widths = row["mention_starts"][:3], row["mention_widths"][:3]
+    assert (row["mention_starts"][3:] == -1).all() and (np.diff(starts) > 0).all()
+    spans = [
+        row["tokens"].ravel()[start : start + width + 1] for start, width in zip(starts, widths, strict=True)
+    ]
+    assert [small.TOKENIZER.decode(span.tolist()).strip() for span in spans] == ["Ann", "B.b", "She"]
+    assert row["label"].reshape(-1, RANKING.max_span_width)[starts, widths].tolist() == [1, 0, 1]
+    few = spec_of(records=records, mentions="mentions", ranking=dataclasses.replace(RANKING, max_spans=2))
+    with pytest.raises(DataError, match="3 mentions are given, and 2 are ranked; raise objective.ranking"):
+        TASK.prepare(records, small.TOKENIZER, few)
+    (record,) = small.records_of({**records[0].values, "mentions": [[0, 99]]})
+    with pytest.raises(DataError, match="'mentions' must have mentions .* inside a text of 21 characters"):
+        TASK.check_record(spec.config, record)
 
 
 @pytest.mark.slow

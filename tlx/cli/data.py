@@ -1,10 +1,12 @@
-"""Print the examples that a model gets, prepare their tokens ahead of a run, or write more records.
+r"""Print the examples that a model gets, prepare their tokens ahead of a run, or write more records.
 
 tlx data show --config=quickstart:mlm --examples=2 --positions=40
 tlx data show --config=finetune/reviews --from=runs/mlm      a task's rows, beside their records
 tlx data augment --config=finetune/pairs --from=runs/bert --to=more     copies of a task's records (TinyBERT)
 tlx data ghost --config=posttrain/llama2_chat:ghost --from=runs/chat --instructions=FILE --to=obeyed
                                                              answers under an instruction (Llama 2's ghost attention)
+tlx data answer --config=finetune/translation:en --from=runs/ko-en --column=en --to=back.jsonl \
+    --config.data.records.train="('korean.jsonl',)"          a model's answers, as records (back-translation)
 tlx data prepare --config=quickstart                         token caches in the cache folder of this machine
 tlx data prepare --config=quickstart --to=corpora/python     a corpus that any machine reads: data.tokens
 tlx data prepare --config=C --to=gs://b/c4 --runner=beam -- --runner=DataflowRunner --project=P --region=R
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from tlx.base import place as places
 from tlx.base.errors import ConfigError
-from tlx.cli import data_augment, data_ghost, flags
+from tlx.cli import data_answer, data_augment, data_ghost, flags
 from tlx.rollouts import TABLE as ROLLOUTS
 from tlx.tasks import TABLE as TASKS
 
@@ -29,15 +31,10 @@ def main(argv: list[str]) -> int:
     # What comes after "--" is for Beam.
     end = argv.index("--") if "--" in argv else len(argv)
     options = flags.parse(_parser(), argv[:end])
-    if options.action == "augment":
+    if options.action in _WRITERS:
         if options.config.objective.name not in TASKS:
-            raise ConfigError(f"augment is for tasks, this is {options.config.objective.name}")
-        data_augment.augment(options)
-        return 0
-    if options.action == "ghost":
-        if options.config.objective.name != "chat":
-            raise ConfigError(f"ghost is for the task chat, this is {options.config.objective.name}")
-        data_ghost.ghost(options)
+            raise ConfigError(f"{options.action} is for tasks, this is {options.config.objective.name}")
+        _WRITERS[options.action](options)
         return 0
     if options.render:
         places.local_path(options.render)
@@ -64,11 +61,15 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+# What writes records of a task.
+_WRITERS = {"augment": data_augment.augment, "answer": data_answer.answer, "ghost": data_ghost.ghost}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = flags.parser("data", __doc__)
     parser.add_argument(
         "action",
-        choices=("show", "prepare", "augment", "ghost"),
+        choices=("show", "prepare", *_WRITERS),
         help="print examples, prepare tokens, or write more records",
     )
     flags.add_config(parser)
@@ -86,12 +87,14 @@ def _parser() -> argparse.ArgumentParser:
         "--from",
         dest="base",
         metavar="DIR",
-        help="for a task: the base model; augment: a masked one; ghost: a run of the task chat",
+        help="for a task: the base model; augment: a masked one; answer: a fine-tuned one; ghost: a run of the task "
+        "chat",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws (augment and ghost; 0)")
     _add_prepare_flags(parser)
     data_augment.add_flags(parser)
     data_ghost.add_flags(parser)
+    data_answer.add_flags(parser)
     return parser
 
 
@@ -102,7 +105,7 @@ def _add_prepare_flags(parser: argparse.ArgumentParser) -> None:
         "--to",
         metavar="PLACE",
         help="folder or bucket of the corpus (data.tokens); without either, token caches of this machine are made; "
-        "augment and ghost: folder of the records",
+        "augment and ghost: folder of the records; answer: their file",
     )
     group.add_argument(
         "--runner",

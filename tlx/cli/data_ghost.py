@@ -25,8 +25,11 @@ def ghost(options: argparse.Namespace) -> None:
     """Write the conversations of the training records with answers that follow an instruction, to --to.
 
     Raises:
-        ConfigError: --from, --instructions or --to is missing, or the folder is not empty.
+        ConfigError: --from, --instructions or --to is missing, the folder is not empty, or the config is of another
+            task than chat.
     """
+    if options.config.objective.name != "chat":
+        raise ConfigError(f"ghost is for the task chat, this is {options.config.objective.name}")
     if options.base is None or not options.to or not options.instructions:
         raise ConfigError("tlx data ghost needs --from=CHAT_RUN, --instructions=FILE and --to=FOLDER")
     folder = empty_folder(options.to)

@@ -7,9 +7,9 @@
     tlx finetune --config=C --linear=characters              no model: a linear baseline of tf-idf weights
 
 The run's directory holds what a pretraining's does, and scores.json, predictions/SPLIT.jsonl (each record
-with its prediction) and, for classes, confusion_SPLIT.png of the validation and test records. With --seeds it
-holds a run for each in seed-N, made one after the other, and seeds.json and seeds.png. From Python:
-tlx.finetune.
+with its prediction) and, for classes, confusion_SPLIT.png and reliability_SPLIT.png (the accuracy of predictions by
+their probability) of the validation and test records. With --seeds it holds a run for each in seed-N, made one after
+the other, and seeds.json and seeds.png. From Python: tlx.finetune.
 """
 
 import argparse

@@ -4,6 +4,7 @@
     tlx report runs/reviews-* --by=data.records.limit,base.path --plot=gain.png
     tlx report runs/clm runs/mlm --score=loss              the last evaluation of `tlx train`
     tlx report runs/clm --goodput --plot=goodput.png       where the time went, over all starts, and why each ended
+    tlx report runs/clm --goodput --watts=400 --grid=380   and its energy (kWh) and carbon (kg of CO2 equivalents)
     tlx report --ssa ratings.csv                           sensibleness and specificity of chatbots' answers
 
 Each PATH is a run directory, or a folder of them (such as that of --seeds=5). A row is a group of runs with the
@@ -70,6 +71,10 @@ def main(argv: list[str]) -> int:
     options = flags.parse(_parser(), argv)
     if options.ssa:
         return _report_ratings(options)
+    if (options.watts or options.grid) and not options.goodput:
+        raise ConfigError("--watts and --grid are for --goodput")
+    if options.grid and not options.watts:
+        raise ConfigError("--grid needs --watts, the power of a device")
     if options.goodput:
         with storage_errors():
             report_goodput.report(_all_run_folders(options.paths), options)
@@ -100,6 +105,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--goodput", action="store_true", help="show each run's seconds by kind over all its starts instead"
     )
+    parser.add_argument(
+        "--watts",
+        type=float,
+        default=0.0,
+        help="goodput: power of a device with its share of the machine, for the energy of all starts "
+        "(tlx/base/chips.json has that of chips)",
+    )
+    parser.add_argument(
+        "--grid",
+        type=float,
+        default=0.0,
+        help="goodput: grams of CO2 equivalents of a kilowatt-hour there, for the carbon of that energy",
+    )
     parser.add_argument("--plot", metavar="FILE", help="also draw a plot (.png, .svg, .pdf)")
     parser.add_argument("--ssa", action="store_true", help="PATH are ratings of a chatbot's answers")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -110,7 +128,7 @@ def _report_ratings(options: argparse.Namespace) -> int:
     """Print sensibleness, specificity and their average of each model, with intervals."""
     from tlx.evaluation.ratings import rated_models, read_ratings
 
-    for flag in ("by", "split", "score", "plot", "goodput"):
+    for flag in ("by", "split", "score", "plot", "goodput", "watts", "grid"):
         if getattr(options, flag):
             raise ConfigError(f"--{flag} is for runs, --ssa for ratings")
     rows = rated_models(read_ratings(options.paths))

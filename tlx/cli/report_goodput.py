@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import pathlib
 import time
 from collections.abc import Sequence
@@ -9,19 +10,43 @@ from typing import Any
 
 from tlx.base import place as places
 from tlx.base.place import Place
+from tlx.training.directory import read_run
 from tlx.training.lives import KINDS, Life, read_lives, total_seconds
 
 
 def report(folders: Sequence[Place], options: argparse.Namespace) -> None:
     """Print a table for each run, or JSON of all; draw the picture of --plot."""
     runs = {str(folder): read_lives(folder) for folder in folders}
+    used = {str(folder): energy(folder, runs[str(folder)], options.watts, options.grid) for folder in folders}
     if options.plot:
         draw(options.plot, runs)
     if options.json:
-        print(json.dumps({name: to_json(lives) for name, lives in runs.items()}, indent=2))
+        print(json.dumps({name: to_json(lives) | used[name] for name, lives in runs.items()}, indent=2))
         return
     for name, lives in runs.items():
-        print(f"{name}\n{table(lives)}\n")
+        lines = [f"{figure.replace('_', ' '):13} {value:,.4g}" for figure, value in used[name].items()]
+        print("\n".join([name, table(lives), *lines, ""]))
+
+
+def energy(folder: Place, lives: Sequence[Life], watts: float, grid: float) -> dict[str, float]:
+    """Return what a run's devices took in all of its starts, as power times hours (Strubell et al. 2019).
+
+    Args:
+        folder: The run's directory.
+        lives: Its lives. While it is down it takes nothing.
+        watts: Power of a device with its share of the machine; 0: not known.
+        grid: Grams of CO2 equivalents of a kilowatt-hour where the run was; 0: not known.
+
+    Returns:
+        "device_hours", "energy_kwh" and "co2e_kg", as far as they are known; none without `watts`.
+    """
+    if not watts:
+        return {}
+    run = read_run(folder)
+    assert run is not None  # it has lives
+    hours = sum(life.total - life.seconds["down"] for life in lives) / 3600 * math.prod(run["mesh"].values())
+    figures = {"device_hours": hours, "energy_kwh": hours * watts / 1e3}
+    return figures | ({"co2e_kg": figures["energy_kwh"] * grid / 1e3} if grid else {})
 
 
 def goodput(lives: Sequence[Life]) -> float:

@@ -115,8 +115,8 @@ class TokenCache:
 
     def starts_between(self, start: int, stop: int) -> np.ndarray:
         """Return the first tokens of the documents that begin after `start` and before `stop`, int64."""
-        first, last = np.searchsorted(self.offsets, (start + 1, stop))
-        return self.offsets[first:last]
+        offsets = self.offsets
+        return offsets[offsets.searchsorted(start + 1) : offsets.searchsorted(stop)]
 
     def plan_folder(self, name: str) -> pathlib.Path:
         """Return a folder beside the cache: every run with this text shares what is derived from it."""

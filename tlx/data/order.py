@@ -5,8 +5,11 @@ import functools
 import hashlib
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 
@@ -36,7 +39,22 @@ def row_generator(seed: int, split: str, row: int) -> np.random.Generator:
         A Philox generator whose key is (stream, row), independent of all others.
     """
     # Counter-based: any row's numbers are had without drawing those before it.
-    return np.random.Generator(np.random.Philox(key=[_stream(seed, split), row]))
+    key: Any = _PhiloxKey(_stream(seed, split), row)
+    return np.random.Generator(np.random.Philox(key))
+
+
+class _PhiloxKey(ISeedSequence):
+    """A key for Philox; Philox(key=...) asks the system for entropy first, which takes longer than all else."""
+
+    def __init__(self, stream: int, row: int):
+        # A stream from 2^63 on is rounded to a double, and the row with it, as numpy does it with such a list.
+        # Kept, so that earlier runs go on in their order.
+        self._key = np.array([stream, row], np.float64 if stream >> 63 else np.int64).astype(np.uint64)
+
+    @override
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
+        """Return the key, uint64 [2]."""
+        return self._key
 
 
 class Permutation:
@@ -112,7 +130,7 @@ class SourceMixture:
     def count(self, source: int, rows: int) -> int:
         """Return how many of the first `rows` rows come from the source."""
         cycle, remainder = divmod(rows, self._period)
-        return cycle * self.quotas[source] + int(np.searchsorted(self._rows[source], remainder))
+        return cycle * self.quotas[source] + int(self._rows[source].searchsorted(remainder))
 
 
 class ScheduledMixture:

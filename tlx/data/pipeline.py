@@ -1,5 +1,6 @@
 """Batches of an objective's examples: batch k is a pure function of (seed, k)."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -159,7 +160,7 @@ class Pipeline(Batches):
                 "reads one source"
             )
         for source, layout in enumerate(self._layouts):
-            if self.reads.layout == "stream" and not self._lanes(source):
+            if self.reads.layout == "stream" and not self._lanes[source]:
                 raise ConfigError(
                     f"train.batch_size = {self.batch_size} gives {layout.cache.meta['source']} no row: where "
                     "rows continue from batch to batch, each source of data.mixture needs at least one row"
@@ -210,13 +211,12 @@ class Pipeline(Batches):
             window = layout.window(address.window_index, origin, backwards=True)
         else:
             window = layout.window(address.window_index, origin)
-        window = window._replace(language=language)
         if not self.reads.second_length:
-            return window
+            return window._replace(language=language)
         second = layout.second_window(address.window_index, self.reads.second_length, rng)
         if address.backwards:
             second = reversed_window(second)
-        return window._replace(second=second._replace(language=second_language))
+        return window._replace(language=language, second=second._replace(language=second_language))
 
     def _address(self, k: int, b: int, in_order: bool) -> "_WindowAddress | None":
         """Address of the window of row b of batch k, where rows are independent; None after the end."""
@@ -244,7 +244,7 @@ class Pipeline(Batches):
         backwards, row = divmod(b, self._rows_one_way)
         source, lane = self._mixture.source(row)
         size = self._layouts[source].num_windows
-        lanes = self._lanes(source)
+        lanes = self._lanes[source]
         epoch, step = divmod(k, self._lane_steps(source))
         # Integer division spreads what does not divide: lanes differ by one window at most.
         index = lane * size // lanes + step
@@ -252,9 +252,10 @@ class Pipeline(Batches):
             return None
         return _WindowAddress(source, epoch, index, bool(backwards))
 
-    def _lanes(self, source: int) -> int:
-        """Number of lanes of a source: its rows of a batch in one direction."""
-        return self._mixture.count(source, self._rows_one_way)
+    @functools.cached_property
+    def _lanes(self) -> list[int]:
+        """Number of lanes of each source: its rows of a batch in one direction."""
+        return [self._mixture.count(source, self._rows_one_way) for source in range(len(self._layouts))]
 
     @property
     def _rows_one_way(self) -> int:
@@ -263,7 +264,7 @@ class Pipeline(Batches):
 
     def _lane_steps(self, source: int) -> int:
         """Windows of a source's longest lane."""
-        return -(-self._layouts[source].num_windows // self._lanes(source))
+        return -(-self._layouts[source].num_windows // self._lanes[source])
 
 
 class _WindowAddress(NamedTuple):

@@ -110,8 +110,9 @@ def reversed_window(window: Window) -> Window:
     # Segments count from 1 in reading order, so the last document becomes number 1.
     segments[:size] = window.segments[size - 1 : size] + 1 - window.segments[:size][::-1]
     index = np.arange(size)
-    begins = np.diff(segments[:size], prepend=0) > 0
-    positions[:size] = index - np.maximum.accumulate(np.where(begins, index, 0))
+    begins = np.zeros(size, index.dtype)
+    begins[1:] = index[1:] * (segments[1:size] != segments[: max(size - 1, 0)])
+    positions[:size] = index - np.maximum.accumulate(begins)
     return window._replace(tokens=tokens, segments=segments, positions=positions, backwards=True)
 
 

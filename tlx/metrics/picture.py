@@ -1,9 +1,11 @@
-"""Picture of a confusion matrix."""
+"""Pictures of a confusion matrix and of calibration."""
 
 import os
 from collections.abc import Sequence
 
 import numpy as np
+
+from tlx.metrics.calibration import Reliability
 
 # Up to so many classes each cell shows its count.
 _NUMBERED = 20
@@ -41,4 +43,30 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str], path: str | os.Path
         for (row, column), number in np.ndenumerate(counts):
             colour = "white" if fractions[row, column] > 0.5 else "black"
             axes.text(column, row, f"{number:,}", ha="center", va="center", color=colour)
+    figure.savefig(path, dpi=120)
+
+
+def draw_reliability(bins: Reliability, path: str | os.PathLike) -> None:
+    """Draw the accuracy of each bin over the mean probability in it, and below the examples of each bin.
+
+    Args:
+        bins: The bins, of which empty ones are left out.
+        path: File to write; its suffix is the format.
+    """
+    # Here: a start of tlx that draws nothing does not wait for it.
+    from matplotlib.figure import Figure
+
+    filled = bins.counts > 0
+    width = 1 / len(bins.counts)
+    figure = Figure(figsize=(4.5, 5.5), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper.plot([0, 1], [0, 1], linestyle="--", color="grey", label="probability = accuracy")
+    upper.plot(bins.probability[filled], bins.accuracy[filled], marker="o", label="the model")
+    upper.set_xlim(0, 1)
+    upper.set_ylim(0, 1)
+    upper.set_ylabel("accuracy")
+    upper.legend()
+    lower.bar((np.arange(len(bins.counts)) + 0.5) * width, bins.counts, width=0.9 * width)
+    lower.set_xlabel("probability of the predicted label")
+    lower.set_ylabel("examples")
     figure.savefig(path, dpi=120)

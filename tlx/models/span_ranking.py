@@ -10,6 +10,7 @@ Lee et al. 2017 and 2018 (coarse to fine), with the hidden states of windows tha
     slow   fast + a network of g_i, g_j, g_i * g_j, and vectors of speakers, genre, distance and windows apart
     again  g_i moves by a gate to the mean of its antecedents under the softmax of slow, `depth` times in all
 
+Where the mentions of a document are given (Document.mention_starts_BU), these are ranked and nothing is pruned.
 No antecedent has the score 0. Vectors are drawn as TensorFlow draws variables by default (Glorot), kernels with a
 standard deviation of .02.
 
@@ -84,6 +85,10 @@ class SpanRankingConfig:
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"objective.ranking.dropout = {self.dropout} must lie in 0..1, below 1")
 
+    def most_spans(self, length: int) -> int:
+        """Return the most spans that are ranked in a document of `length` positions."""
+        return max(1, min(self.max_spans, int(self.span_fraction * length)))
+
 
 class Document(NamedTuple):
     """Inputs of the head for each document, besides hidden states."""
@@ -98,6 +103,11 @@ class Document(NamedTuple):
     """int32, number of the genre."""
     num_tokens_B: jax.Array
     """int32, tokens of all windows, special ids included."""
+    mention_starts_BU: jax.Array | None = None
+    """int32, first position of each span that is ranked, ascending by first and last position, -1 at the end where
+    there are fewer; None: all spans are scored, and the best are ranked."""
+    mention_widths_BU: jax.Array | None = None
+    """int32, number of their positions less 1."""
 
 
 class Ranking(NamedTuple):
@@ -190,13 +200,15 @@ class SpanRanking(nn.Module):
         """
         keys_B = fold(keys_B, _BRANCH)
         hidden_BQD = hidden_BQD.astype(jnp.float32)
-        vectors_BQWY = self._span_vectors(hidden_BQD, keys_B)
-        scores_BQW = self.mention(vectors_BQWY, keys_B) + self._width_scores(keys_B, len(hidden_BQD))[:, None]
-        starts_BU, widths_BU, kept_BU = self._prune(scores_BQW, document)
-        index_BU = starts_BU * self.shape.max_span_width + widths_BU
-        batch, _, _, size = vectors_BQWY.shape
-        vectors_BUY = _take(vectors_BQWY.reshape(batch, -1, size), index_BU)
-        scores_BU = _take(scores_BQW.reshape(batch, -1), index_BU)
+        if document.mention_starts_BU is None:
+            starts_BU, widths_BU, kept_BU, vectors_BUY, scores_BU = self._best_spans(
+                hidden_BQD, document, keys_B
+            )
+        else:
+            kept_BU = document.mention_starts_BU >= 0
+            starts_BU = jnp.where(kept_BU, document.mention_starts_BU, 0)
+            widths_BU = jnp.where(kept_BU, document.mention_widths_BU, 0)
+            vectors_BUY, scores_BU = self._of_spans(hidden_BQD, starts_BU, widths_BU, keys_B)
         antecedents_BUA, fast_BUA = self._coarse(vectors_BUY, scores_BU, kept_BU, keys_B)
         features_BUAJ = self._pair_features(starts_BU, antecedents_BUA, document)
         scores_BUA = fast_BUA
@@ -211,6 +223,39 @@ class SpanRanking(nn.Module):
         init = logical(nn.initializers.glorot_uniform(), (None, None))
         dtype = jnp.dtype(self.cfg.param_dtype)
         return self.param(name, init, (rows, self.shape.feature_width), dtype).astype(jnp.float32)
+
+    def _best_spans(
+        self, hidden_BQD: jax.Array, document: Document, keys_B: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
+        """Score all spans.
+
+        Returns:
+            First positions, widths, whether they are spans, vectors and scores of the best, [B, U] or [B, U, Y].
+        """
+        vectors_BQWY = self._span_vectors(hidden_BQD, keys_B)
+        scores_BQW = self.mention(vectors_BQWY, keys_B) + self._width_scores(keys_B, len(hidden_BQD))[:, None]
+        starts_BU, widths_BU, kept_BU = self._prune(scores_BQW, document)
+        index_BU = starts_BU * self.shape.max_span_width + widths_BU
+        batch, _, _, size = vectors_BQWY.shape
+        vectors_BUY = _take(vectors_BQWY.reshape(batch, -1, size), index_BU)
+        return starts_BU, widths_BU, kept_BU, vectors_BUY, _take(scores_BQW.reshape(batch, -1), index_BU)
+
+    def _of_spans(
+        self, hidden_BQD: jax.Array, starts_BU: jax.Array, widths_BU: jax.Array, keys_B: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return the vectors [B, U, Y] and scores [B, U] of given spans, as `_span_vectors` has them of all."""
+        offsets = jnp.arange(self.shape.max_span_width)
+        positions_BUW = jnp.minimum(starts_BU[..., None] + offsets, hidden_BQD.shape[1] - 1)
+        states_BUWD = _take(hidden_BQD, positions_BUW)
+        inside_BUW = offsets <= widths_BU[..., None]
+        logits_BUW = jnp.where(inside_BUW, self.word_attention(states_BUWD)[..., 0], -jnp.inf)
+        mean_BUD = jnp.einsum("buw,buwd->bud", jax.nn.softmax(logits_BUW, axis=-1), states_BUWD)
+        width_BUJ = dropout(self.widths[widths_BU], self.shape.dropout, keys_B, 0)
+        first_BUD = states_BUWD[:, :, 0]
+        last_BUD = _take(hidden_BQD, starts_BU + widths_BU)
+        vectors_BUY = jnp.concatenate([first_BUD, last_BUD, width_BUJ, mean_BUD], axis=-1)
+        width_scores_BW = self._width_scores(keys_B, len(hidden_BQD))
+        return vectors_BUY, self.mention(vectors_BUY, keys_B) + _take(width_scores_BW, widths_BU)
 
     def _span_vectors(self, hidden_BQD: jax.Array, keys_B: jax.Array | None) -> jax.Array:
         """Return the vector of every span, [B, Q, W, Y]: first state, last state, width, mean by attention."""
@@ -240,13 +285,13 @@ class SpanRanking(nn.Module):
         _, length, widths = scores_BQW.shape
         shape = self.shape
         sentences_BQ = document.sentences_BQ
+        most = shape.most_spans(length)
         ends = jnp.arange(length)[:, None] + jnp.arange(widths)
         last_BQW = jnp.take(sentences_BQ, jnp.minimum(ends, length - 1), axis=1)
         first_BQ1 = sentences_BQ[:, :, None]
         allowed_BQW = (first_BQ1 > 0) & (last_BQW == first_BQ1) & (ends < length)
         # The choice of spans has no gradient.
         priority_BQW = jax.vmap(non_crossing)(jax.lax.stop_gradient(scores_BQW), allowed_BQW)
-        most = max(1, min(shape.max_spans, int(shape.span_fraction * length)))
         limit_B = jnp.floor(document.num_tokens_B.astype(jnp.float32) * shape.span_fraction)
         limit_B = jnp.minimum(limit_B.astype(jnp.int32), most)
         priority_BU, index_BU = jax.lax.top_k(priority_BQW.reshape(len(priority_BQW), -1), most)

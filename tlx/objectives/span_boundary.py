@@ -13,6 +13,7 @@ tokens just outside it and an embedding of i, for spans with a token of their do
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -34,7 +35,7 @@ from tlx.nn.linear import Linear
 from tlx.nn.losses import cross_entropy
 from tlx.nn.norm import Norm
 from tlx.objectives.mlm import with_special_tokens
-from tlx.objectives.shared.arrays import sparse_targets, with_targets
+from tlx.objectives.shared.arrays import pad_to_length, sparse_targets, with_targets
 from tlx.objectives.shared.base import (
     Batch,
     Objective,
@@ -97,13 +98,19 @@ def span_lengths(rng: np.random.Generator, count: int, config: SpanBoundary) -> 
     Returns:
         Lengths in words, P(l) ~ p (1 - p)^(l - 1) for l in 1..max_words.
     """
-    cumulative = np.cumsum((1 - config.geometric_p) ** np.arange(config.max_words))
-    return np.searchsorted(cumulative[:-1], cumulative[-1] * rng.random(count), side="right") + 1
+    cumulative = _cumulative(config.geometric_p, config.max_words)
+    return cumulative[:-1].searchsorted(cumulative[-1] * rng.random(count), "right") + 1
+
+
+@functools.lru_cache(maxsize=16)
+def _cumulative(p: float, max_words: int) -> np.ndarray:
+    """Return the sums of (1 - p)^(l - 1) for lengths l up to each of 1..max_words."""
+    return np.cumsum((1 - p) ** np.arange(max_words))
 
 
 def draw_spans(
     rng: np.random.Generator, tokens: np.ndarray, segments: np.ndarray, spec: ObjectiveSpec
-) -> list[tuple[int, int]]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw the spans to hide.
 
     Args:
@@ -113,43 +120,46 @@ def draw_spans(
         spec: What examples depend on; without `starts_word` every token is a word.
 
     Returns:
-        (first position, position after the last) of each span, ascending, none next to another.
+        First positions of the spans, and the positions after their last ones: int64 [n] each, ascending, no span
+        next to another.
     """
     config = spec.config
     length = len(tokens)
-    ordinary = (segments > 0) & ~spec.vocab.special[tokens]
-    candidates = np.flatnonzero(ordinary)
+    special = (segments == 0) | spec.vocab.special[tokens]
+    candidates = (~special).nonzero()[0]
     missing = budget(len(candidates), config)
-    begins = ~ordinary
-    begins[1:] |= ~ordinary[:-1] | (segments[1:] != segments[:-1])
     # No span reaches over a special token or the end of a document.
-    walls = np.append(np.flatnonzero(~ordinary | (np.diff(segments, prepend=segments[:1]) != 0)), length)
+    is_wall = special.copy()
+    is_wall[1:] |= segments[1:] != segments[:-1]
+    is_begin = is_wall.copy()
+    is_begin[1:] |= special[:-1]
     if spec.starts_word is not None:
-        begins |= spec.starts_word[tokens]
+        is_begin |= spec.starts_word[tokens]
     else:
-        begins[:] = True
-    word_starts = np.append(np.flatnonzero(begins), length)
-    words = (np.searchsorted(word_starts, candidates, "right") - 1).tolist()
-    ends = walls[np.searchsorted(walls, candidates, "right")].tolist()
-    # Python's bytes and lists are faster than numpy's scalars in this loop.
-    edges = word_starts.tolist()
-    positions = candidates.tolist()
+        is_begin[:] = True
+    walls = np.append(is_wall.nonzero()[0], length)
+    words = np.append(is_begin.nonzero()[0], length)
     taken = bytearray(length)
     while missing:
-        anchors = rng.integers(0, len(positions), missing).tolist()
-        for anchor, num_words in zip(anchors, span_lengths(rng, missing, config).tolist(), strict=True):
-            if taken[positions[anchor]]:
+        anchors = candidates[rng.integers(0, len(candidates), missing)]
+        first_words = words.searchsorted(anchors, "right") - 1
+        last_words = np.minimum(first_words + span_lengths(rng, missing, config), len(words) - 1)
+        stops = np.minimum(words[last_words], walls[walls.searchsorted(anchors, "right")])
+        # Python's bytes and lists are faster than numpy's scalars in this loop.
+        spans = zip(anchors.tolist(), words[first_words].tolist(), stops.tolist(), strict=True)
+        for anchor, first, stop in spans:
+            if taken[anchor]:
                 continue
-            first = edges[words[anchor]]
-            last = min(edges[min(words[anchor] + num_words, len(edges) - 1)], ends[anchor])
-            while first < last and missing:
-                missing -= not taken[first]
-                taken[first] = 1
-                first += 1
+            # The last span may be cut, where the budget ends.
+            while (num_new := taken.count(0, first, stop)) > missing:
+                stop -= 1
+            taken[first:stop] = b"\x01" * (stop - first)
+            missing -= num_new
             if not missing:
                 break
-    flags = np.diff(np.frombuffer(taken, np.int8), prepend=0, append=0)
-    return list(zip(np.flatnonzero(flags > 0).tolist(), np.flatnonzero(flags < 0).tolist(), strict=True))
+    flags = np.frombuffer(b"\x00" + taken + b"\x00", np.int8)
+    changes = flags[1:] - flags[:-1]
+    return (changes > 0).nonzero()[0], (changes < 0).nonzero()[0]
 
 
 class BoundaryHead(nn.Module):
@@ -278,11 +288,11 @@ class SpanBoundaryObjective(Objective):
         config = spec.config
         vocab = spec.vocab
         tokens, segments, positions, *_ = with_special_tokens(window, spec)
-        spans = draw_spans(rng, tokens, segments, spec)
-        starts, stops = np.array(spans, np.int64).reshape(-1, 2).T
+        starts, stops = draw_spans(rng, tokens, segments, spec)
         sizes = stops - starts
-        span_of = np.repeat(np.arange(len(sizes)), sizes)
-        chosen = np.arange(len(span_of)) + np.repeat(starts - np.cumsum(sizes) + sizes, sizes)
+        span_of = np.arange(len(sizes)).repeat(sizes)
+        offset = np.arange(len(span_of)) - (sizes.cumsum() - sizes)[span_of]
+        chosen = starts[span_of] + offset
         draw = rng.random(len(sizes))[span_of]
         random_ids = rng.integers(0, vocab.size, len(chosen), dtype=np.int32)
         replaced = np.where(
@@ -296,33 +306,44 @@ class SpanBoundaryObjective(Objective):
             "positions": positions,
             "segments": segments,
             **sparse_targets(tokens, chosen, size, vocab.pad),
-            **_edges(starts, stops, segments, size, config),
+            **_edges(starts, stops, span_of, offset, segments, size, config),
         }
 
 
 def _edges(
-    starts: np.ndarray, stops: np.ndarray, segments: np.ndarray, size: int, config: SpanBoundary
+    starts: np.ndarray,
+    stops: np.ndarray,
+    span_of: np.ndarray,
+    offset: np.ndarray,
+    segments: np.ndarray,
+    size: int,
+    config: SpanBoundary,
 ) -> dict[str, np.ndarray]:
-    """Return left, right, offset and edge_weights [P] of the tokens of all spans."""
+    """Return left, right, offset and edge_weights [P] of the tokens of all spans.
+
+    Args:
+        starts: int [n], first position of each span.
+        stops: int [n], the position after its last.
+        span_of: int [m], the span of each token.
+        offset: int [m], its index in the span.
+        segments: int32 [T].
+        size: P, at least m.
+        config: How many tokens of a span have edges.
+
+    Returns:
+        int32 [P], and float32 [P] the weights; 0 where nothing is predicted.
+    """
     # Edges are text of the span's own document: cls and sep are none.
     last = int(np.count_nonzero(segments)) - 1
     inside = (starts > 1) & (stops < last)
     inside &= segments[starts - 1] == segments[starts]
     inside &= segments[stops % len(segments)] == segments[starts]
-    sizes = stops - starts
-    span_of = np.repeat(np.arange(len(sizes)), sizes)
-    offset = np.arange(len(span_of)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     predicted = inside[span_of] & (offset < config.max_targets)
-    edges = {
-        "left": starts[span_of] - 1,
-        "right": stops[span_of],
-        "offset": np.minimum(offset, config.max_targets - 1),
-        "edge_weights": predicted.astype(np.float32),
-    }
     arrays = {}
-    for name, values in edges.items():
-        arrays[name] = np.zeros(size, np.float32 if name == "edge_weights" else np.int32)
-        arrays[name][: len(values)] = np.where(predicted, values, 0)
+    for name, values in (("left", starts[span_of] - 1), ("right", stops[span_of]), ("offset", offset)):
+        arrays[name] = pad_to_length(values * predicted, size)
+    arrays["edge_weights"] = np.zeros(size, np.float32)
+    arrays["edge_weights"][: len(predicted)] = predicted
     return arrays
 
 

@@ -20,8 +20,8 @@ from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
 from tlx.data.readers import Record
 from tlx.metrics import classification as metrics
-from tlx.metrics.calibration import expected_calibration_error
-from tlx.metrics.picture import draw_confusion
+from tlx.metrics.calibration import expected_calibration_error, reliability
+from tlx.metrics.picture import draw_confusion, draw_reliability
 from tlx.metrics.resampling import mean_of
 from tlx.models.heads import TaskHeadConfig
 from tlx.tasks.shared.base import (
@@ -437,13 +437,21 @@ class ClassificationTask(PackableTask):
         predictions: Sequence[Prediction],
         records: Sequence[Record],
         spec: TaskSpec,
-        path: str | pathlib.Path,
+        folder: pathlib.Path,
+        split: str,
     ) -> None:
-        """Draw the confusion matrix; nothing for sets of labels."""
-        if not spec.config.multi_label:
-            predicted, true = labellings(predictions, records, spec.config)
-            names = spec.config.labels
-            draw_confusion(metrics.confusion(predicted, true, len(names)), names, path)
+        """Draw the confusion matrix and the reliability diagram; nothing for sets of labels."""
+        if spec.config.multi_label:
+            return
+        predicted, true = labellings(predictions, records, spec.config)
+        names = spec.config.labels
+        draw_confusion(
+            metrics.confusion(predicted, true, len(names)), names, folder / f"confusion_{split}.png"
+        )
+        if predictions and all("probability" in prediction for prediction in predictions):
+            probabilities = [prediction["probability"] for prediction in predictions]
+            bins = reliability(probabilities, predicted == true)
+            draw_reliability(bins, folder / f"reliability_{split}.png")
 
 
 def _accuracy_by(right: np.ndarray, records: Sequence[Record], column: str) -> dict[str, float]:

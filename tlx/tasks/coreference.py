@@ -8,6 +8,10 @@ large as the longest evaluates so.
 
 A mention is learned where it is the span of some ids, `ranking.max_span_width` at most, inside one window.
 
+With a column of `mentions` these are ranked alone, in training and after it: the task on given (gold) mentions. GAP
+gives the pronoun and the two names (Webster et al. 2018, gold-two-mention): of a text's mentions it labels three, and
+nothing is learned of one that is pruned.
+
 Shapes: Q positions of all windows of a document, U spans that are kept, A antecedents of each, W lengths of a span.
 """
 
@@ -55,6 +59,9 @@ class Coreference:
     speakers: str = "speakers"
     """Column with a list of stretches [start, stop, name of who speaks]; "" takes no notice of speakers. A record
     without the column has one speaker."""
+    mentions: str = ""
+    """Column with a list of mentions [start, stop], which are ranked alone, with and without labels; "" scores all
+    spans and prunes them. The readers of GAP and CoNLL-2012 have "mentions", those that are labelled."""
     genre: str = "genre"
     """Column with the genre of a document, read where `genres` are named."""
     genres: tuple[str, ...] = ()
@@ -95,6 +102,8 @@ class DocumentPart(NamedTuple):
     """Index of the record."""
     text: str
     """The document."""
+    mentions: tuple[tuple[int, int, int], ...] = ()
+    """(window, first id, number of ids less 1) of each mention that is given, in the order of the text."""
 
 
 class CoreferenceHeads(nn.Module):
@@ -145,6 +154,8 @@ class CoreferenceModule(TaskModule):
             windows_BQ=jnp.broadcast_to(jnp.repeat(jnp.arange(windows), length), flat),
             genre_B=batch["genre"],
             num_tokens_B=batch["num_tokens"],
+            mention_starts_BU=batch.get("mention_starts"),
+            mention_widths_BU=batch.get("mention_widths"),
         )
         ranking = self.heads(hidden.reshape(*flat, width), document, keys)
         return {
@@ -211,6 +222,7 @@ class CoreferenceTask(Task):
         clusters_of(record, config)
         sentences_of(record, config)
         _speakers_of(record, config)
+        mentions_of(record, config)
 
     @override
     def prepare(
@@ -232,6 +244,7 @@ class CoreferenceTask(Task):
             speakers = np.array([0, *names])[_numbers_of(spans, stretches)]
             pieces = sentence_windows(sentences, room)
             clusters = clusters_of(record, config) if labelled else None
+            given = [[mention] for mention in mentions_of(record, config)]
             for begin in range(0, len(pieces), config.windows):
                 part = pieces[begin : begin + config.windows]
                 items.append(
@@ -246,8 +259,17 @@ class CoreferenceTask(Task):
                         else _mentions(clusters, spans, sentences, part, config),
                         record=number,
                         text=text,
+                        mentions=tuple(
+                            sorted(
+                                (window, first, width)
+                                for window, first, width, _ in _mentions(
+                                    given, spans, sentences, part, config
+                                )
+                            )
+                        ),
                     )
                 )
+                _check_number(len(items[-1].mentions), record, spec)
         return items
 
     @override
@@ -282,6 +304,13 @@ class CoreferenceTask(Task):
         for window, first, width, entity in item.label or ():
             label[window, text_start((item.texts[window],), 0, spec) + first, width] = entity
         arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        if config.mentions:
+            most = config.ranking.most_spans(config.windows * spec.length)
+            places = np.full((2, most), -1, np.int32)
+            for index, (window, first, width) in enumerate(item.mentions):
+                start = text_start((item.texts[window],), 0, spec)
+                places[:, index] = window * spec.length + start + first, width
+            arrays |= {"mention_starts": places[0], "mention_widths": places[1]}
         side = "decoder_" if spec.kind == "encoder_decoder" else ""
         num_tokens = np.count_nonzero(arrays[f"{side}segments"][: len(item.texts)])
         return arrays | {
@@ -421,6 +450,29 @@ def clusters_of(record: Record, config: Coreference) -> list[list[Span]]:
     return clusters
 
 
+def mentions_of(record: Record, config: Coreference) -> list[Span]:
+    """Return the mentions that are given; DataError where they are no spans of the text. None of no column."""
+    if not config.mentions:
+        return []
+    size = len(record.text(config.text, "objective.text"))
+    (mentions,) = _spans_of([record.get(config.mentions, "objective.mentions")], record, config.mentions)
+    if any(not 0 <= start < stop <= size for start, stop in mentions):
+        raise DataError(
+            f"{record.where}: {config.mentions!r} must have mentions [start, stop] inside a text of {size} characters"
+        )
+    return mentions
+
+
+def _check_number(count: int, record: Record, spec: TaskSpec) -> None:
+    """Raise DataError where more mentions are given than are ranked."""
+    most = spec.config.ranking.most_spans(spec.config.windows * spec.length)
+    if count > most:
+        raise DataError(
+            f"{record.where}: {count} mentions are given, and {most} are ranked; raise "
+            "objective.ranking.max_spans or objective.ranking.span_fraction"
+        )
+
+
 def _spans_of(value: Any, record: Record | None = None, column: str = "") -> list[list[Span]]:
     """Return nested lists of [start, stop] as tuples; DataError where they are something else."""
     try:
@@ -500,7 +552,10 @@ def _mentions(
         for start, stop in cluster:
             first, end = overlapping(spans, start, stop)
             is_short = first < end <= first + config.ranking.max_span_width
-            if not is_short or sentences[first] != sentences[end - 1] or not sentences[first]:
+            if not is_short or not sentences[first]:
+                continue
+            # Spans that cross sentences are not ranked, unless they are given.
+            if sentences[first] != sentences[end - 1] and not config.mentions:
                 continue
             for number, (begin, limit) in enumerate(windows):
                 if begin <= first and end <= limit:

@@ -44,8 +44,7 @@ def show(
     task = get_task(run.config)
     for split, evaluation in evaluations.items():
         with places.written_folder(workdir) as folder:
-            picture = folder / f"confusion_{split}.png"
-            task.draw(evaluation.answers, evaluation.records, run.spec, picture)
+            task.draw(evaluation.answers, evaluation.records, run.spec, folder, split)
 
 
 def write_scores(

@@ -21,9 +21,9 @@ def read_conll2012(path: str, text: str) -> Iterator[Record | BadRecord]:
     """Yield one record per document, or per part of one.
 
     Columns: id ("bc/cctv/00/cctv_0000_0", with the number of the part), genre (the id's first two letters), text
-    (words with spaces between), sentences [[start, stop]], speakers [[start, stop, name]] of stretches of words, and
-    clusters [[[start, stop]]]: characters of each mention of each entity, in the order of the entities' numbers.
-    Entities that share a mention are one.
+    (words with spaces between), sentences [[start, stop]], speakers [[start, stop, name]] of stretches of words,
+    clusters [[[start, stop]]]: characters of each mention of each entity, in the order of the entities' numbers, and
+    mentions [[start, stop]]: the same in the order of the text. Entities that share a mention are one.
 
     Args:
         path: Path of the file, for messages.
@@ -89,6 +89,7 @@ def _document(where: str, name: str, rows: list[list[str]]) -> Record | BadRecor
         begin = span[1] + 1
     if mentions.open:
         return BadRecord(f"{where}: document {name} does not close entities {sorted(mentions.open)}")
+    clusters = mentions.clusters()
     return Record(
         where,
         {
@@ -97,7 +98,8 @@ def _document(where: str, name: str, rows: list[list[str]]) -> Record | BadRecor
             "text": " ".join(texts),
             "sentences": sentences,
             "speakers": speakers,
-            "clusters": mentions.clusters(),
+            "clusters": clusters,
+            "mentions": sorted(mention for cluster in clusters for mention in cluster),
         },
     )
 

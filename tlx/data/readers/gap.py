@@ -14,8 +14,8 @@ def read_gap(path: str, text: str) -> Iterator[Record | BadRecord]:
     """Yield one record per row.
 
     Columns: id, text, clusters [[[start, stop]]] (characters of the pronoun and of the names that it means; none
-    where it means neither), and gap: {"pronoun": its text, "spans": [[start, stop]] of the pronoun, of A and of B,
-    "coref": whether it means A, and B}.
+    where it means neither), mentions [[start, stop]] of all three in the order of the text, and gap: {"pronoun": its
+    text, "spans": [[start, stop]] of the pronoun, of A and of B, "coref": whether it means A, and B}.
 
     Args:
         path: Path of the file, for messages.
@@ -52,7 +52,14 @@ def _record(where: str, row: dict[str, str]) -> Record:
     named = [span for span, is_meant in zip(spans[1:], coref, strict=True) if is_meant]
     gap = {"pronoun": row["Pronoun"], "spans": spans, "coref": coref}
     clusters = [sorted([spans[0], *named])] if named else []
-    return Record(where, {"id": row["ID"], "text": row["Text"], "clusters": clusters, "gap": gap})
+    values = {
+        "id": row["ID"],
+        "text": row["Text"],
+        "clusters": clusters,
+        "mentions": sorted(spans),
+        "gap": gap,
+    }
+    return Record(where, values)
 
 
 def _span(row: dict[str, str], name: str) -> list[int]:

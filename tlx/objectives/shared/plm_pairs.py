@@ -82,11 +82,17 @@ def segments_row(a: np.ndarray, b: np.ndarray, length: int, spec: ObjectiveSpec)
     tokens = np.full(length, vocab.pad, np.int32)
     types = np.zeros(length, np.int32)
     functional = np.zeros(length, bool)
-    size = len(a) + len(b) + NUM_FUNCTIONAL
-    tokens[:size] = np.concatenate([a, [vocab.sep], b, [vocab.sep, vocab.cls]])
-    types[len(a) + 1 : size] = 1
+    a_size = len(a)
+    size = a_size + len(b) + NUM_FUNCTIONAL
+    tokens[:a_size] = a
+    tokens[a_size] = vocab.sep
+    tokens[a_size + 1 : size - 2] = b
+    tokens[size - 2] = vocab.sep
+    tokens[size - 1] = vocab.cls
+    types[a_size + 1 : size] = 1
     types[size - 1] = 2
-    functional[[len(a), size - 2, size - 1]] = True
+    functional[a_size] = True
+    functional[size - 2 : size] = True
     return SecondSegment(tokens, types, functional, size)
 
 
@@ -118,10 +124,10 @@ def two_texts(
         cuts = cuts[cuts < room]
         text = text[: int(later[0])] if len(later) else text
     if len(cuts) and rng.random() < 0.5:
-        a_size = int(rng.choice(cuts))
+        a_size = _one_of(rng, cuts)
         a_kept, b_kept = trimmed_sizes(a_size, len(text) - a_size, room)
         return text[:a_kept], text[a_size : a_size + b_kept]
-    a = text[: int(rng.choice(cuts))] if len(cuts) else text
+    a = text[: _one_of(rng, cuts)] if len(cuts) else text
     missing = max(1, room - len(a))
     if spec.config.pair_ends == "sentence":
         b = widened(other, min(room, max(len(other) - missing, 0)), missing, spec, backwards)
@@ -129,6 +135,11 @@ def two_texts(
         b = _first_sentences(other, missing, spec, backwards)
     a_size, b_size = trimmed_sizes(len(a), len(b), room)
     return a[:a_size], b[:b_size]
+
+
+def _one_of(rng: np.random.Generator, values: np.ndarray) -> int:
+    """Draw one of some values, as rng.choice does it, in a quarter of its time."""
+    return int(values[rng.integers(len(values))])
 
 
 def widened(text: np.ndarray, start: int, size: int, spec: ObjectiveSpec, backwards: bool) -> np.ndarray:
@@ -144,10 +155,12 @@ def widened(text: np.ndarray, start: int, size: int, spec: ObjectiveSpec, backwa
     Returns:
         int32 ids of the sentences, which end with the text at the latest.
     """
-    bounds = np.concatenate([[0], between_sentences(text, spec, backwards), [len(text)]])
-    first = bounds[np.searchsorted(bounds, start, side="right") - 1]
-    last = bounds[min(np.searchsorted(bounds, start + size), len(bounds) - 1)]
-    return text[int(first) : int(last)]
+    cuts = between_sentences(text, spec, backwards)
+    before = int(cuts.searchsorted(start, "right"))
+    after = int(cuts.searchsorted(start + size))
+    first = int(cuts[before - 1]) if before else 0
+    last = int(cuts[after]) if after < len(cuts) else len(text)
+    return text[first:last]
 
 
 def _first_sentences(text: np.ndarray, size: int, spec: ObjectiveSpec, backwards: bool) -> np.ndarray:
@@ -172,7 +185,7 @@ def between_sentences(tokens: np.ndarray, spec: ObjectiveSpec, backwards: bool) 
     if spec.ends_sentence is None:
         return np.arange(1, len(tokens))
     tokens = tokens[1:] if backwards else tokens[:-1]
-    return np.flatnonzero(spec.ends_sentence[tokens] | (tokens == spec.vocab.eos)) + 1
+    return (spec.ends_sentence[tokens] | (tokens == spec.vocab.eos)).nonzero()[0] + 1
 
 
 def trimmed_sizes(a_size: int, b_size: int, room: int) -> tuple[int, int]:

@@ -338,15 +338,17 @@ class Task(Objective):
         predictions: Sequence[Prediction],
         records: Sequence[Record],
         spec: TaskSpec,
-        path: str | pathlib.Path,
+        folder: pathlib.Path,
+        split: str,
     ) -> None:
-        """Draw a picture of the predictions, where the task has one.
+        """Draw pictures of the predictions, where the task has some.
 
         Args:
             predictions: One prediction for each record.
             records: The records, with labels.
             spec: What examples depend on.
-            path: File to write.
+            folder: Folder of the files.
+            split: Name of the split, with which their names end.
         """
 
     def generation_requests(self, items: Sequence[Any], spec: TaskSpec) -> GenerationRequest | None:
