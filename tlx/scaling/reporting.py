@@ -38,7 +38,7 @@ _STYLE = (
 # Columns of the table of runs, as far as a table has them.
 _SHOWN = ("run", "N", "D", "flops", "lr", "seed", "loss", "bits_per_byte", "status")
 
-# Budgets above which a legend would cover the curves.
+# Budgets above which the legend does not name them: it would cover the curves.
 _MAX_LEGEND = 14
 
 
@@ -186,7 +186,8 @@ def _plot_curves(axes: Axes, fitted: Fit) -> None:
     for rows, minimum, color in zip(groups, minima, colors, strict=True):
         n = fitted.runs["N"][rows]
         loss = fitted.runs["loss"][rows]
-        axes.plot(n, loss, "o", color=color, markersize=4, label=f"{minimum.flops:.2g} FLOP")
+        label = f"{minimum.flops:.2g} FLOP" if len(groups) <= _MAX_LEGEND else None
+        axes.plot(n, loss, "o", color=color, markersize=4, label=label)
         if has_lines:
             x = np.geomspace(n.min() / 1.3, n.max() * 1.3, 100)
             table = {
@@ -200,8 +201,7 @@ def _plot_curves(axes: Axes, fitted: Fit) -> None:
             axes.plot(minimum.N, minimum.loss, "*", color=color, markersize=12, markeredgecolor="black")
     axes.set(xscale="log", yscale="log", xlabel="parameters", ylabel="loss")
     _loss_ticks(axes, *sorted(axes.get_ylim()))
-    if len(groups) <= _MAX_LEGEND:
-        axes.legend(fontsize=8)
+    axes.legend(fontsize=8)
 
 
 def _plot_optima(axes: Axes, fitted: Fit, flops: float) -> None:
