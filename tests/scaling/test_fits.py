@@ -27,6 +27,7 @@ EXAMPLES = {
     "encdec": {"A": 60.0, "p_enc": 0.1, "p_dec": 0.15, "E": 1.2},
     "encdec_data": {"A": 60.0, "p_enc": 0.1, "p_dec": 0.15, "B": 300.0, "beta": 0.3, "E": 1.2},
     "transfer": {"k": 1.9e4, "a": 0.18, "b": 0.38},
+    "batch": HOFFMANN | {"B_crit": 2e6},
     "moe": {
         "A": 300.0,
         "alpha": 0.3,
@@ -67,6 +68,7 @@ def sample(law, rows=40, seed=0):
     runs["G"] = np.exp(rng.uniform(0, 3.5, rows))
     for bits in ("P_w", "P_a", "P_kv", "P_post"):
         runs[bits] = rng.uniform(2, 12, rows)
+    runs["batch"] = np.exp(rng.uniform(11, 17, rows))
     return draw(runs, EXAMPLES[law], law=law)
 
 

@@ -103,6 +103,7 @@ def test_a_swept_ladder_is_fitted_planned_and_predicted_by(ladder, tmp_path):
     found = hparams(str(tmp_path), boot=20)
     assert found["status"] == "ok", found["status"]
     assert found["lr"]["N"] == pytest.approx(-0.7, abs=0.02)
+    assert set(found["batch"]) == {"coefficient", "ci"}  # never swept: one value and no powers
     law_file = tmp_path / "hparams.json"
     law_file.write_text(json.dumps(found))
 

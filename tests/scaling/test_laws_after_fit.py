@@ -22,6 +22,7 @@ FAR = {
     "N_dec": 4e9,
     "D_F": 2e8,
     "G": 8.0,
+    "batch": 4e6,
     "P_w": 6.0,
     "P_a": 8.0,
     "P_kv": 8.0,
@@ -83,8 +84,8 @@ def test_every_law_after_its_fit(name, tmp_path):
     assert all(constant in page for constant in EXAMPLES[name])
 
 
-def test_the_best_run_with_given_experts_or_bits():
-    """At fixed other columns these laws are Chinchilla's with another A, whose optimum is in closed form."""
+def test_the_best_run_with_given_experts_bits_or_batch():
+    """At fixed other columns these laws are Chinchilla's with another A or B, whose optimum is in closed form."""
     dense = fit(sample("chinchilla"), boot=0, starts=40)
     assert optimal_run(dense, 1e22).N == pytest.approx(dense.optimal(1e22).N, rel=2e-3)
     granular = fit(sample("moe_granularity"), "moe_granularity", boot=0, starts=40)
@@ -100,6 +101,13 @@ def test_the_best_run_with_given_experts_or_bits():
     precise = fit(sample("precision_weights"), "precision_weights", boot=0, starts=40)
     four, sixteen = (optimal_run(precise, 1e22, P_w=bits) for bits in (4.0, 16.0))
     assert four.N > sixteen.N and four.loss > sixteen.loss  # fewer bits want more parameters
+    q = EXAMPLES["batch"]
+    level = q["B"] * (1 + 8e6 / q["B_crit"]) ** q["beta"]
+    exact = (q["alpha"] * q["A"] / (q["beta"] * level) * (1e22 / 6) ** q["beta"]) ** (
+        1 / (q["alpha"] + q["beta"])
+    )
+    batched = optimal_run(fit(sample("batch"), "batch", boot=0, starts=40), 1e22, batch=8e6)
+    assert batched.N == pytest.approx(exact, rel=3e-3)
     sparse = fit(sample("moe"), "moe", boot=0, starts=40)
     eighth = optimal_run(sparse, 1e22, active_fraction=1 / 8)
     assert 6 * eighth.N / 8 * eighth.D == pytest.approx(1e22)

@@ -1,4 +1,4 @@
-"""The best run of a budget where the law reads more than N and D: experts, granularity, bits."""
+"""The best run of a budget where the law reads more than N and D: experts, granularity, bits, batch."""
 
 import numpy as np
 
@@ -19,7 +19,7 @@ def optimal_run(fit: Fit, flops: float, active_fraction: float = 1.0, **columns:
         fit: An identified fit of approach 3 whose law reads D and N or N_active.
         flops: The budget in training FLOPs, counted as in the table.
         active_fraction: N_active / N, for laws that read both; above 0 and at most 1.
-        **columns: The law's other columns: G, P_w, P_a, P_kv.
+        **columns: The law's other columns: G, P_w, P_a, P_kv, batch.
 
     Returns:
         The optimum. Its N is all parameters.

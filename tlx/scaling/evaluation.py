@@ -7,7 +7,7 @@ other. Arrays: S vectors of constants, n rows of the table, K terms of the law, 
 import numpy as np
 
 from tlx.base.errors import DataError
-from tlx.scaling.law_form import SCALE_BOUNDS, Law, logsumexp
+from tlx.scaling.law_form import Law, logsumexp
 from tlx.scaling.runs import RunTable, require
 
 # A constant at one of these ends says that the data do not determine it.
@@ -84,8 +84,8 @@ class Problem:
             elif name == "":  # an exponent that is 1 by the law's form
                 lower[i] = 1.0
                 upper[i] = 1.0
-            elif name in self.law.scales:
-                lower[i], upper[i] = SCALE_BOUNDS
+            elif self.law.surface is not None and name in self.law.surface.scales:
+                lower[i], upper[i] = self.law.surface.bounds
             elif name not in self.law.coefficients:
                 lower[i], upper[i] = EXPONENT_BOUNDS
         return lower, upper

@@ -31,6 +31,9 @@ _ENOUGH = 4
 # Runs of one cell differ by less than this in ln D: steps are whole numbers.
 _SAME_TOKENS = 0.05
 
+# Optima that differ by less than this in their logarithm are one setting.
+_SAME_SETTING = 1e-9
+
 # Squared correlation of ln N and ln D over the cells beyond which their powers cannot be told apart.
 _CONFOUNDED = 0.97
 
@@ -256,7 +259,9 @@ def _law(cells: list[Cell], values: np.ndarray, rng: np.random.Generator, boot: 
     """Power law of N and D through ln optima, with intervals from a bootstrap over cells."""
     logs = {"N": np.log([cell.N for cell in cells]), "D": np.log([cell.D for cell in cells])}
     least = {"N": 1e-6, "D": _SAME_TOKENS}
-    names = [name for name, column in logs.items() if np.ptp(column) > least[name]]
+    # A setting that is the same in all cells, a batch that no ladder swept, has no power.
+    varies = np.ptp(values) > _SAME_SETTING
+    names = [name for name, column in logs.items() if varies and np.ptp(column) > least[name]]
     columns = np.stack([np.ones(len(cells)), *(logs[name] for name in names)], 1)
     weights, *_ = np.linalg.lstsq(columns, values, rcond=None)
     draws = []

@@ -41,9 +41,8 @@ class Surface:
     scales: Mapping[str, tuple[float, float]]
     """Positive constants after the exponents, and the range that starts are drawn from."""
 
-
-# Ends between which the logarithm of a surface's scale lies; one of them says that the data do not determine it.
-SCALE_BOUNDS = (np.log(1e-2), np.log(1e4))
+    bounds: tuple[float, float] = (np.log(1e-2), np.log(1e4))
+    """Ends between which the logarithms of the scales lie; one of them says that the data do not determine it."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tlx.base.errors import ConfigError, one_of
+from tlx.scaling.batch_law import BATCH
 from tlx.scaling.law_form import Allocation, Constants, Law, Term
 from tlx.scaling.moe_laws import MOE_LAWS
 from tlx.scaling.precision_laws import PRECISION_LAWS
@@ -131,7 +132,7 @@ _ALL_LAWS = (
     ),
 )
 
-LAWS = {law.name: law for law in (*_ALL_LAWS, *MOE_LAWS, *PRECISION_LAWS)}
+LAWS = {law.name: law for law in (*_ALL_LAWS, BATCH, *MOE_LAWS, *PRECISION_LAWS)}
 
 
 def get_law(name: str) -> Law:

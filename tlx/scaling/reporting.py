@@ -38,7 +38,7 @@ _STYLE = (
 # Columns of the table of runs, as far as a table has them.
 _SHOWN = ("run", "N", "D", "flops", "lr", "seed", "loss", "bits_per_byte", "status")
 
-# Budgets above which a legend would cover the curves.
+# Budgets above which the legend does not name them: it would cover the curves.
 _MAX_LEGEND = 14
 
 
@@ -92,7 +92,10 @@ def _write_report(fitted: Fit, folder: pathlib.Path, flops: float | None, comman
 def _plots(fitted: Fit, flops: float) -> dict[str, Callable[[Axes], None]]:
     """The plots that a fit allows, by title; the forecast comes first."""
     plots: dict[str, Callable[[Axes], None]] = {}
-    budgets = {"N", "D", "flops", "loss"} <= fitted.runs.keys()
+    law = get_law(fitted.law)
+    # At one budget the losses of other laws also differ in their other columns.
+    of_budgets = law.is_surface_of_n_and_d or law.repeated
+    budgets = of_budgets and {"N", "D", "flops", "loss"} <= fitted.runs.keys()
     best = fitted.ok and fitted.exponents is not None
     if best and fitted.approach == 3:
         plots["Loss against compute"] = lambda axes: _plot_forecast(axes, fitted, flops)
@@ -101,9 +104,12 @@ def _plots(fitted: Fit, flops: float) -> dict[str, Callable[[Axes], None]]:
     if best:
         plots["Best size and tokens against compute"] = lambda axes: _plot_optima(axes, fitted, flops)
     if fitted.ok and fitted.approach == 3:
-        plots["Loss surface and efficient frontier"] = lambda axes: _plot_surface(axes, fitted, flops)
+        if law.is_surface_of_n_and_d and best:
+            plots["Loss surface and efficient frontier"] = lambda axes: _plot_surface(axes, fitted, flops)
+        else:
+            plots["Fitted against measured losses"] = lambda axes: _plot_fitted(axes, fitted)
         plots["Residuals against compute"] = lambda axes: _plot_residuals(axes, fitted)
-        for name in get_law(fitted.law).columns:
+        for name in law.columns:
             if name != "flops":
                 plots[f"Residuals against {name}"] = functools.partial(
                     _plot_residuals, fitted=fitted, column=name
@@ -173,11 +179,16 @@ def _plot_curves(axes: Axes, fitted: Fit) -> None:
         warnings.simplefilter("ignore")
         minima = isoflop.minima(fitted.runs, fitted.settings.curve)
     colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(groups)))
+    has_lines = fitted.ok and fitted.approach == 3 and law.is_surface_of_n_and_d
+    if has_lines:
+        axes.plot([], [], "k-", linewidth=1, label="the fitted law")
+    axes.plot([], [], "w*", markersize=9, markeredgecolor="black", label="minimum of the runs of a budget")
     for rows, minimum, color in zip(groups, minima, colors, strict=True):
         n = fitted.runs["N"][rows]
         loss = fitted.runs["loss"][rows]
-        axes.plot(n, loss, "o", color=color, markersize=4, label=f"{minimum.flops:.2g} FLOP")
-        if fitted.ok and fitted.approach == 3 and law.is_surface_of_n_and_d:
+        label = f"{minimum.flops:.2g} FLOP" if len(groups) <= _MAX_LEGEND else None
+        axes.plot(n, loss, "o", color=color, markersize=4, label=label)
+        if has_lines:
             x = np.geomspace(n.min() / 1.3, n.max() * 1.3, 100)
             table = {
                 "N": x,
@@ -190,8 +201,7 @@ def _plot_curves(axes: Axes, fitted: Fit) -> None:
             axes.plot(minimum.N, minimum.loss, "*", color=color, markersize=12, markeredgecolor="black")
     axes.set(xscale="log", yscale="log", xlabel="parameters", ylabel="loss")
     _loss_ticks(axes, *sorted(axes.get_ylim()))
-    if len(groups) <= _MAX_LEGEND:
-        axes.legend(fontsize=8)
+    axes.legend(fontsize=8)
 
 
 def _plot_optima(axes: Axes, fitted: Fit, flops: float) -> None:
@@ -212,13 +222,22 @@ def _plot_optima(axes: Axes, fitted: Fit, flops: float) -> None:
     axes.legend()
 
 
+def _plot_fitted(axes: Axes, fitted: Fit) -> None:
+    """Fitted against measured values of a law that reads more than N and D, and where both are equal."""
+    law = get_law(fitted.law)
+    measured = fitted.runs[law.target]
+    axes.plot(measured, np.exp(predict_log(law, fitted.runs, fitted.constants())), "o", markersize=4)
+    ends = [measured.min(), measured.max()]
+    axes.plot(ends, ends, "k-", linewidth=0.8, label="equal")
+    axes.set(xlabel=f"measured {law.target}", ylabel=f"fitted {law.target}")
+    if ends[1] > 10 * ends[0]:
+        axes.set(xscale="log", yscale="log")
+    axes.legend()
+
+
 def _plot_surface(axes: Axes, fitted: Fit, flops: float) -> None:
     runs = fitted.runs
     law = get_law(fitted.law)
-    if not law.is_surface_of_n_and_d or fitted.exponents is None:
-        axes.plot(runs[law.target], np.exp(predict_log(law, runs, fitted.constants())), "o")
-        axes.set(xlabel="measured", ylabel="fitted")
-        return
     best = fitted.optimal(flops)
     n = np.geomspace(runs["N"].min() / 2, max(runs["N"].max(), best.N) * 2, 80)
     c = np.geomspace(runs["flops"].min() / 2, flops * 2, 80)
@@ -232,7 +251,8 @@ def _plot_surface(axes: Axes, fitted: Fit, flops: float) -> None:
     axes.plot(runs["flops"], runs["N"], "k.", markersize=4, label="runs")
     axes.plot(flops, best.N, "r*", markersize=13, label="forecast")
     axes.set(xscale="log", yscale="log", xlabel="training FLOP", ylabel="parameters")
-    axes.legend(loc="upper left")
+    # Contours are densest at the upper left.
+    axes.legend(loc="lower right", framealpha=1)
 
 
 def _plot_residuals(axes: Axes, fitted: Fit, column: str = "") -> None:
@@ -274,6 +294,7 @@ def _plot_backtest(axes: Axes, fitted: Fit) -> None:
     axes.bar(x, errors, color="tab:blue", alpha=0.5, label="mean error")
     axes.plot(x, biases, "o-", color="tab:red", label="bias")
     axes.axhline(0, color="black", linewidth=0.8)
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     axes.set(xlabel="octaves of compute ahead", ylabel="predicted over measured, %")
     axes.legend()
 

@@ -207,10 +207,12 @@ class _Processes:
         try:
             while True:
                 self._collect()
-                waiting = self._waiting()
+                free = self.parallel - len(self.running)
+                # The ledger is read again only where a run can be started: a read costs as much as a step.
+                waiting = self._waiting() if free else []
                 if not waiting and not self.running:
                     return
-                for row in waiting[: self.parallel - len(self.running)]:
+                for row in waiting[:free]:
                     if self.not_before.get(row["run"], 0) <= time.monotonic():
                         self._start(row)
                 time.sleep(_POLL_SECONDS)
