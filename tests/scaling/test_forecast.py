@@ -191,7 +191,7 @@ def test_hparams_finds_a_planted_law():
                     rows.append(
                         {"N": n, "D": d, "lr": lr * np.exp(x), "batch": batch * np.exp(z), "loss": loss}
                     )
-    found = hparams(rows, boot=100)
+    found = hparams(rows)
     assert found["status"] == "ok" and len(found["cells"]) == 12
     assert found["lr"]["N"] == pytest.approx(-0.5, abs=0.02) and found["lr"]["D"] == pytest.approx(
         0.1, abs=0.02

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from configs.scaling.quickstart import get_config
 from tlx.base.errors import ConfigError, DataError
@@ -46,25 +47,46 @@ def error(found):
 
 def test_the_window_is_as_wide_as_the_noise_allows(monkeypatch):
     """A skewed bowl with little noise needs a narrow window, a quadratic one with noise a wide one."""
-    skewed = hparams(sweep(0.005, 1e-4), boot=0)
+    skewed = hparams(sweep(0.005, 1e-4))
     assert skewed["status"] == "ok" and skewed["window"] <= 0.02
     assert error(skewed) < 0.03
-    noisy = hparams(sweep(0.0, 3e-3), boot=0)
+    noisy = hparams(sweep(0.0, 3e-3))
     assert noisy["window"] == 0.15 and noisy["noise"] == pytest.approx(3e-3, rel=0.3)
     monkeypatch.setattr(hyperparameters, "_WINDOWS", (0.15,))
-    assert error(hparams(sweep(0.005, 1e-4), boot=0)) > 1.5 * error(skewed)
+    assert error(hparams(sweep(0.005, 1e-4))) > 1.5 * error(skewed)
 
 
 def test_a_confounded_design_is_refused_with_what_to_add():
     cells = [(n, 20 * n) for n in (1e6, 1e7, 1e8)]
-    found = hparams(sweep(0.0, 3e-4, cells=cells), boot=0)
+    found = hparams(sweep(0.0, 3e-4, cells=cells))
     assert found["status"].startswith("not identified: D goes as N^1.00 in all 3 cells")
     assert (
         "add the same sweep at N 1e+06, D 8e+07 and at N 1e+08, D 5e+08" in found["status"]
         and "lr" not in found
     )
     added = [*cells, (1e6, 8e7), (1e8, 5e8)]
-    assert hparams(sweep(0.0, 3e-4, cells=added), boot=0)["status"] == "ok"
+    assert hparams(sweep(0.0, 3e-4, cells=added))["status"] == "ok"
+
+
+def test_intervals_of_powers_are_those_of_least_squares():
+    found = hparams(sweep(0.0, 3e-3, cells=((1e6, 1e9), (1e7, 1e9), (1e8, 1e9), (1e9, 1e9))))
+    n, lr = np.log([[cell["N"], cell["lr"]] for cell in found["cells"]]).T
+    line = stats.linregress(n, lr)
+    half = stats.t.ppf(0.975, 2) * line.stderr
+    assert found["lr"]["ci"]["N"] == pytest.approx((line.slope - half, line.slope + half), rel=1e-6)
+
+
+def test_powers_that_few_cells_do_not_determine_are_no_law():
+    """The cells of a real sweep (configs/scaling/README.md), four for three constants."""
+    cells = ((16_144, 1_038_848), (31_128, 1_312_768), (50_848, 840_704), (75_304, 586_752))
+    found = hparams(sweep(0.0, 3e-3, cells=cells))
+    assert found["status"].startswith("not identified: batch goes as D to the power of ")
+    assert "add cells that differ more in N and D, or seeds" in found["status"]
+    with pytest.raises(DataError, match="not identified: batch goes as D"):
+        load_rate_law(found)
+    for name, power in (("N", -0.5), ("D", 0.1)):
+        low, high = found["lr"]["ci"][name]
+        assert low < power < high < low + 0.1
 
 
 def test_the_critical_batch_of_a_ledger():
@@ -100,10 +122,10 @@ def test_a_swept_ladder_is_fitted_planned_and_predicted_by(ladder, tmp_path):
         best = 30 * row["N"] ** -0.7 * row["D"] ** 0.1
         loss = 2 + 20 * row["N"] ** -0.3 + 0.02 * np.log(row["lr"] / best) ** 2
         book.record(row, "done", {"loss": float(loss), "D_unique": row["D"]})
-    found = hparams(str(tmp_path), boot=20)
+    found = hparams(str(tmp_path))
     assert found["status"] == "ok", found["status"]
     assert found["lr"]["N"] == pytest.approx(-0.7, abs=0.02)
-    assert set(found["batch"]) == {"coefficient", "ci"}  # never swept: one value and no powers
+    assert set(found["batch"]) == {"coefficient"}  # never swept: one value and no powers
     law_file = tmp_path / "hparams.json"
     law_file.write_text(json.dumps(found))
 

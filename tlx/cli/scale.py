@@ -120,7 +120,6 @@ def _add_downstream_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_hparams_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--boot", type=int, default=500, help="bootstrap draws (default: 500)")
     check = "measure activations over widths under the standard parametrisation and muP"
     parser.add_argument("--coordinate-check", action="store_true", help=check)
     optimum = (

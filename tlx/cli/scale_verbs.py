@@ -205,7 +205,7 @@ def hparams(options: argparse.Namespace) -> int:
         raise ConfigError(f"--{sizes[0]} is of --optimum-check, which is not given")
     if options.coordinate_check:
         return _coordinate_check(options)
-    result = fit_hparams(_table(options), options.boot)
+    result = fit_hparams(_table(options))
     _print(options, result, scale_tables.hparams(result))
     return 0 if result["status"] == "ok" else NOT_IDENTIFIED
 

@@ -8,7 +8,7 @@ describes the losses.
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import special
+from scipy import special, stats
 
 from tlx.scaling.critical_batches import critical_batches
 from tlx.scaling.runs import RunTable, as_table, require
@@ -37,6 +37,9 @@ _SAME_SETTING = 1e-9
 # Squared correlation of ln N and ln D over the cells beyond which their powers cannot be told apart.
 _CONFOUNDED = 0.97
 
+# Width of a power's 95% interval beyond which it is not identified: at ten times the size it leaves a factor of ten.
+_WIDEST_POWER = 1.0
+
 
 class Cell(NamedTuple):
     """The best settings of the runs that share N and D."""
@@ -63,7 +66,7 @@ class Cell(NamedTuple):
     """Why the cell is not used; empty where it is."""
 
 
-def hparams(runs: Any, boot: int = 500, seed: int = 0) -> dict[str, Any]:
+def hparams(runs: Any) -> dict[str, Any]:
     """Fit lr* = c N^p D^q, and the same for the batch and the weight decay.
 
     Each cell (same N and D) gives the minimum of a quadratic in the logarithms of those settings that vary in it. A
@@ -72,13 +75,12 @@ def hparams(runs: Any, boot: int = 500, seed: int = 0) -> dict[str, Any]:
     Args:
         runs: Table with N, D, lr, loss and perhaps batch (tokens; a ledger's batch_tokens) and weight_decay, or
             anything that load_runs takes.
-        boot: Bootstrap draws over cells, for the intervals of the powers.
-        seed: Seed of the draws.
 
     Returns:
         cells; window and noise (standard deviation of ln loss; None where unknown); status, "ok" or why there is no
-        law and what to add; for lr, batch and weight_decay their coefficient, the powers N and D, and ci, the powers'
-        95% intervals; and critical_batch by size, where runs of several batches show one.
+        law to rely on and what to add; for lr, batch and weight_decay their coefficient, the powers N and D, and ci,
+        the powers' 95% intervals by the cells' residuals (Student's t; none where cells and constants are as many);
+        and critical_batch by size, where runs of several batches show one.
 
     Raises:
         DataError: A column is missing or not positive.
@@ -100,12 +102,11 @@ def hparams(runs: Any, boot: int = 500, seed: int = 0) -> dict[str, Any]:
     if confounded:
         result["status"] = f"not identified: {confounded}"
         return result
-    rng = np.random.default_rng(seed)
     for name in SETTINGS:
         values = np.array([getattr(cell, name) for cell in used])
         if np.isfinite(values).all():
-            result[name] = _law(used, np.log(values), rng, boot)
-    result["status"] = "ok"
+            result[name] = _law(used, np.log(values))
+    result["status"] = _undetermined(result) or "ok"
     return result
 
 
@@ -255,8 +256,21 @@ def _confounded(cells: list[Cell]) -> str:
     )
 
 
-def _law(cells: list[Cell], values: np.ndarray, rng: np.random.Generator, boot: int) -> dict[str, Any]:
-    """Power law of N and D through ln optima, with intervals from a bootstrap over cells."""
+def _undetermined(result: dict[str, Any]) -> str:
+    """Name the powers that the cells do not determine, and what to add; empty where there are none."""
+    wide = [
+        f"{name} goes as {column} to the power of {low:.2f} to {high:.2f} (95%)"
+        for name in SETTINGS
+        for column, (low, high) in result.get(name, {}).get("ci", {}).items()
+        if high - low > _WIDEST_POWER
+    ]
+    if not wide:
+        return ""
+    return f"not identified: {', '.join(wide)}; add cells that differ more in N and D, or seeds"
+
+
+def _law(cells: list[Cell], values: np.ndarray) -> dict[str, Any]:
+    """Power law of N and D through ln optima, by least squares."""
     logs = {"N": np.log([cell.N for cell in cells]), "D": np.log([cell.D for cell in cells])}
     least = {"N": 1e-6, "D": _SAME_TOKENS}
     # A setting that is the same in all cells, a batch that no ladder swept, has no power.
@@ -264,14 +278,15 @@ def _law(cells: list[Cell], values: np.ndarray, rng: np.random.Generator, boot: 
     names = [name for name, column in logs.items() if varies and np.ptp(column) > least[name]]
     columns = np.stack([np.ones(len(cells)), *(logs[name] for name in names)], 1)
     weights, *_ = np.linalg.lstsq(columns, values, rcond=None)
-    draws = []
-    for _ in range(boot):
-        rows = rng.integers(0, len(cells), len(cells))
-        if np.linalg.matrix_rank(columns[rows]) == columns.shape[1]:
-            draws.append(np.linalg.lstsq(columns[rows], values[rows], rcond=None)[0])
     law: dict[str, Any] = {"coefficient": float(np.exp(weights[0]))}
     law |= dict(zip(names, map(float, weights[1:]), strict=True))
-    if len(draws) > boot / 2:
-        low, high = np.quantile(draws, [0.025, 0.975], axis=0)
-        law["ci"] = {name: (float(low[i + 1]), float(high[i + 1])) for i, name in enumerate(names)}
+    freedom = len(cells) - columns.shape[1]
+    if names and freedom > 0:
+        variance = np.sum((values - columns @ weights) ** 2) / freedom
+        deviations = np.sqrt(np.diag(variance * np.linalg.inv(columns.T @ columns)))
+        half = stats.t.ppf(0.975, freedom) * deviations
+        law["ci"] = {
+            name: (law[name] - float(half[i]), law[name] + float(half[i]))
+            for i, name in enumerate(names, start=1)
+        }
     return law
