@@ -191,6 +191,7 @@ def test_a_process_with_other_data_is_named(config_file, tmp_path):
     assert [path.name for path in (tmp_path / "run/checkpoints").glob("[0-9]*")] == ["5"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_process_that_reads_other_data_is_refused_before_a_step(config_file, tmp_path):
     """Files of one name may differ between hosts."""

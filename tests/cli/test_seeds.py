@@ -63,7 +63,7 @@ def metrics_of(run):
     return [{name: value for name, value in line.items() if name not in timed} for line in lines]
 
 
-@pytest.mark.parametrize("method", tiers(["full", "lora"], slow=["full"]))
+@pytest.mark.parametrize("method", tiers(["full", "lora"], slow=()))
 def test_a_seed_among_others_is_the_seed_alone(folder, tmp_path, capsys, monkeypatch, method):  # noqa: F811
     """The second seed is stopped after three steps, and resumed; one program serves both."""
     base = write_run(tmp_path / "base", "mlm")

@@ -148,7 +148,7 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(config_file, tmp
     "workers, ask",
     [
         pytest.param(
-            0, lambda pid: os.kill(pid, signal.SIGTERM), id="by a scheduler", marks=pytest.mark.slow
+            0, lambda pid: os.kill(pid, signal.SIGTERM), id="by a scheduler", marks=pytest.mark.long
         ),
         pytest.param(
             1,

@@ -187,6 +187,7 @@ def test_a_repository_without_a_model(hub, missing, message):
         tlx.load("hf://ada/tiny")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_offline_the_cache_serves_and_what_it_lacks_is_told(hub):
     folder = download.fetch("hf://ada/tiny")

@@ -109,6 +109,7 @@ def test_unrepresentable_virtual_tokens_are_refused(family, adapters, message, t
     assert not (tmp_path / "adapter").exists()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_command(tmp_path, monkeypatch, capsys):
     config = run_directory.tiny_config("clm")

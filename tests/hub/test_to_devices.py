@@ -153,6 +153,7 @@ def test_peak_memory_is_the_quantised_size_and_two_tensors(weights, tmp_path):
     assert found["peak"] <= found["model"] + 2 * largest
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @needs_linux
 def test_so_is_that_of_a_run(tmp_path, capsys):

@@ -125,6 +125,7 @@ def hybrid_run(folder):
     return write_task_run(folder, values)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_texts_of_a_run(tmp_path):
     """Greedy tokens are the likeliest of the full pass, streamed ones the same; nothing is taken back."""

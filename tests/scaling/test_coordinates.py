@@ -23,7 +23,7 @@ def config(optimizer="adamw", **model):
     return from_dict(LadderConfig, found.ladder.to_dict(), "ladder"), found.run
 
 
-@pytest.mark.parametrize("optimizer", tiers(["adamw", "muon"], slow=["muon"]))
+@pytest.mark.parametrize("optimizer", tiers(["adamw", "muon"], slow=()))
 def test_activations_change_alike_at_every_width_under_mup_and_more_with_it_in_the_standard_one(optimizer):
     ladder, run = config(optimizer)
     mup = coordinate_check(ladder, run, "mup", widths=(32, 128), updates=3)

@@ -127,7 +127,7 @@ def logits_of(module, params, source, target, shape):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", tiers(["decoder", "encoder_decoder"], quick=["decoder"]))
+@pytest.mark.parametrize("shape", tiers(["decoder", "encoder_decoder"], quick=["decoder"], slow=()))
 def test_what_is_written_is_the_likeliest_token_each_time(shape):
     spec, _, module, params = made(shape)
     items = TASK.prepare(RECORDS, small.TOKENIZER, spec)

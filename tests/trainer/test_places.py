@@ -28,6 +28,7 @@ def losses(run):
     return [(line["step"], line["kind"], line["loss"]) for line in lines]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_same_run_in_a_folder_and_in_buckets(config_file, tmp_path, capsys):
     """Ten steps, and ten more by the same call: metrics, events, parameters, generated text and report are equal."""
@@ -103,6 +104,7 @@ def test_lines_reach_the_bucket_by_themselves(tmp_path, monkeypatch):
         assert len(read_lines(run / "metrics.jsonl")) == step
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gs", "s3"])
 def test_conversions_read_and_write_buckets(kind, config_file, tmp_path, capsys):

@@ -219,15 +219,21 @@ def rows(table):
 
 
 def first_sizes(table):
-    """The first size of each family: every fourth is quick, the slow tests count all."""
+    """The first size of each family."""
     return [row for i, row in enumerate(table) if row[0] not in [other[0] for other in table[:i]]]
+
+
+def by_size(table):
+    """All rows: the first sizes are slow tests, every fourth of them quick; the others are run by hand."""
+    first = [tuple(row) for row in first_sizes(table)]
+    return tiers(map(tuple, table), quick=first[::4], slow=first)
 
 
 @pytest.mark.parametrize(
     ("name", "size", "architecture", "expected"),
     [
-        *tiers(map(tuple, rows(EXACT)), quick=[tuple(row) for row in first_sizes(rows(EXACT))[::4]]),
-        *tiers(map(tuple, rows(SINCE)), quick=[tuple(row) for row in first_sizes(rows(SINCE))[::4]]),
+        *by_size(rows(EXACT)),
+        *by_size(rows(SINCE)),
     ],
 )
 def test_parameters_are_exactly_those_of_the_reference(name, size, architecture, expected):
