@@ -200,7 +200,7 @@ class SpanRanking(nn.Module):
         """
         keys_B = fold(keys_B, _BRANCH)
         hidden_BQD = hidden_BQD.astype(jnp.float32)
-        if document.mention_starts_BU is None:
+        if document.mention_starts_BU is None or document.mention_widths_BU is None:
             starts_BU, widths_BU, kept_BU, vectors_BUY, scores_BU = self._best_spans(
                 hidden_BQD, document, keys_B
             )

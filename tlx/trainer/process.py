@@ -7,7 +7,7 @@ import pathlib
 import platform
 import re
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -61,12 +61,13 @@ def keep_compiled_programs() -> None:
     Does nothing where JAX has a folder already (JAX_COMPILATION_CACHE_DIR), nor for one of several processes, of
     which some would read what others compile: launchers give these a folder.
     """
-    if jax.config.jax_compilation_cache_dir is not None or jax.process_count() > 1:
+    config: Any = jax.config  # its attributes are made when it is loaded
+    if config.jax_compilation_cache_dir is not None or jax.process_count() > 1:
         return
     # XLA compiles for the instructions of this processor, and JAX does not look whether another one has them.
     folder = cache_folder() / "programs" / _processor()
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_COMPILE_SECONDS)
+    config.update("jax_compilation_cache_dir", str(folder))
+    config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_COMPILE_SECONDS)
 
 
 def _processor() -> str:
