@@ -77,7 +77,7 @@ def test_intervals_of_powers_are_those_of_least_squares():
 
 
 def test_powers_that_few_cells_do_not_determine_are_no_law():
-    """The cells of a real sweep (configs/scaling/README.md), four for three constants."""
+    """Four cells of a real sweep (configs/scaling/README.md) for three constants."""
     cells = ((16_144, 1_038_848), (31_128, 1_312_768), (50_848, 840_704), (75_304, 586_752))
     found = hparams(sweep(0.0, 3e-3, cells=cells))
     assert found["status"].startswith("not identified: batch goes as D to the power of ")

@@ -14,7 +14,7 @@ from tlx.base.errors import ConfigError, DataError
 from tlx.run import finetune_config
 from tlx.tasks.chat import Chat
 from tlx.text.chat import Message
-from tlx.trainer import ghost_attention
+from tlx.trainer import sampled_texts
 from tlx.trainer.ghost_attention import (
     GhostAttentionConfig,
     Instruction,
@@ -63,17 +63,26 @@ def test_where_the_instruction_stands(tmp_path):
         read_instructions(tmp_path / "none.tsv")
 
 
+def test_a_wrong_value_is_told_before_a_model_is_loaded(tmp_path, capsys):
+    words = ["data", "ghost", "--config=finetune/chat:tiny", "--from=none", "--instructions=none.tsv"]
+    assert cli.main([*words, f"--to={tmp_path}/made", "--config.objective.loss_on=last"]) == 64
+    assert "did you mean 'last_answer'" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_records_of_sampled_answers(tmp_path, monkeypatch):
     lm = tlx.load(write_task_run(tmp_path / "run", chat_config()))
     asked = []
+    unfinished = [1]
 
     def written(model, params, request, spec, batch_size, *, sampling, seed):
         asked.extend(request.prompts)
         full = lm.tokenizer.encode("no end yet")[: request.max_tokens]
-        return [full if i == 1 else lm.tokenizer.encode(f" {i}!") for i in range(len(request.prompts))]
+        return [
+            full if i in unfinished else lm.tokenizer.encode(f" {i}!") for i in range(len(request.prompts))
+        ]
 
-    monkeypatch.setattr(ghost_attention, "write", written)
+    monkeypatch.setattr(sampled_texts, "write", written)
     records = records_of(
         *(dialogue("hi", "yes", f"and {i}", "old") for i in range(40)), dialogue("x" * 90, "y")
     )
@@ -98,6 +107,9 @@ def test_records_of_sampled_answers(tmp_path, monkeypatch):
         "speak loud b",
         "b speak loud",
     }
+    unfinished = range(40)
+    with pytest.raises(DataError, match="none of 40 sampled answers is a text that ended within"):
+        ghost_records(lm, records, Chat(), [LOUD], GhostAttentionConfig())
     with pytest.raises(DataError, match="none of 1 conversations has room"):
         ghost_records(lm, records[-1:], Chat(), [LOUD], GhostAttentionConfig())
     with pytest.raises(ConfigError, match="this is one of 'clm'"):

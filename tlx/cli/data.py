@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-# What writes records of a task.
+# Actions that write records of a task.
 _WRITERS = {"augment": data_augment.augment, "answer": data_answer.answer, "ghost": data_ghost.ghost}
 
 

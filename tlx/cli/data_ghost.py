@@ -44,6 +44,7 @@ def ghost(options: argparse.Namespace) -> None:
     )
     settings.validate()
     config = parse_config(options.config, allow=None)
+    config.objective.validate()
     instructions = read_instructions(options.instructions)
     records = read_records(config.data.records, "train", config.seed, config.data.bad_records)
     lm = load(options.base)

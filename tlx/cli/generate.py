@@ -237,7 +237,7 @@ def _show_continuations(model: "LoadedModel", prompts: list[str], options: argpa
         return
     repeated = [prompt for prompt in prompts for _ in range(options.samples)]
     draft = _load_draft(options)
-    with _told(draft is not None):
+    with _logged_passes(draft is not None):
         texts = model.generate(
             repeated,
             options.max_tokens,
@@ -262,8 +262,8 @@ def _show_continuations(model: "LoadedModel", prompts: list[str], options: argpa
 
 
 @contextlib.contextmanager
-def _told(is_drafted: bool) -> Iterator[None]:
-    """Tell, where there are drafts, how many tokens a pass of the model gave: it is logged as information."""
+def _logged_passes(is_drafted: bool) -> Iterator[None]:
+    """Show the log's information where there are drafts: the number of passes and of tokens from each."""
     log = logging.getLogger("tlx")
     level = log.level
     if is_drafted:

@@ -34,6 +34,7 @@ from tlx.text.chat import (
     segments_of,
     template_named,
     tokens_of,
+    without_oldest,
 )
 from tlx.text.tokenizer import Tokenizer
 
@@ -156,8 +157,7 @@ def _fitted(
 
     # A row of T tokens predicts T: the text may have one token more.
     left_out = fitted_prompt(messages, encode, spec.length - len(spec.prompt) + 1)[1]
-    first = 1 if messages[0].role == "system" else 0
-    return (*messages[:first], *messages[first + left_out :])
+    return tuple(without_oldest(messages, left_out))
 
 
 def _last_answer_alone(messages: Sequence[Message], template: ChatTemplate) -> list[TemplateSegment]:
@@ -204,10 +204,11 @@ class ChatTask(PackedTextTask):
         items = []
         for number, record in enumerate(records):
             messages = messages_of(record, spec.config, labelled)
-            segments = segments_of(messages, template)
             if spec.config.loss_on == "last_answer" and labelled:
                 messages = _fitted(messages, template, tokenizer, spec)
                 segments = _last_answer_alone(messages, template)
+            else:
+                segments = segments_of(messages, template)
             tokens, predicted = tokens_of(segments, tokenizer)
             segment, *_ = cut_segments(tokens, predicted, spec)
             items.append(Conversation((segment,), number, messages))

@@ -309,15 +309,26 @@ def fitted_prompt(
     Returns:
         Ids int32 [n] of the prompt, and the number of messages that were left out.
     """
-    first = 1 if messages and messages[0].role == "system" else 0
+    first = _num_system(messages)
     left_out = 0
     while True:
-        remaining = [*messages[:first], *messages[first + left_out :]]
+        remaining = without_oldest(messages, left_out)
         ids = encode(remaining)
         fits = remaining[first].role == "user" and len(ids) <= max_tokens
         if fits or first + left_out + 1 >= len(messages):
             return ids, left_out
         left_out += 1
+
+
+def without_oldest(messages: Sequence[Message], count: int) -> list[Message]:
+    """Return a conversation without its `count` oldest messages, the system message aside."""
+    first = _num_system(messages)
+    return [*messages[:first], *messages[first + count :]]
+
+
+def _num_system(messages: Sequence[Message]) -> int:
+    """Return 1 where the conversation begins with a system message, else 0."""
+    return int(bool(messages) and messages[0].role == "system")
 
 
 def ending(template: ChatTemplate, tokenizer: Tokenizer) -> tuple[int, str]:

@@ -19,10 +19,10 @@ from tlx.base.errors import ConfigError, DataError
 from tlx.base.place import BucketPath
 from tlx.data.readers import Record
 from tlx.decode.sampling import Sampling
-from tlx.evaluation.writing import write
 from tlx.run.spec import spec_of
 from tlx.tasks.chat import Chat, messages_of
 from tlx.text.chat import Message, prompt_of
+from tlx.trainer.sampled_texts import sample_texts
 from tlx.trainer.task_config import get_task
 
 
@@ -34,16 +34,13 @@ class GhostAttentionConfig:
     """Most lines of the file that one instruction joins, at least 1; their number is drawn uniformly."""
     temperature: float = 1.0
     """Temperature of the sampled answers; 0 is greedy."""
-    batch_size: int = 16
-    """Conversations that are answered together, at least 1."""
     seed: int = 0
     """Seed of all draws."""
 
     def validate(self) -> None:
         """Raise ConfigError naming the field, its value and what is legal."""
-        for name in ("most_constraints", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} = {getattr(self, name)} must be at least 1")
+        if self.most_constraints < 1:
+            raise ConfigError(f"most_constraints = {self.most_constraints} must be at least 1")
         if self.temperature < 0:
             raise ConfigError(f"temperature = {self.temperature} must be 0 (greedy) or more")
 
@@ -174,6 +171,11 @@ def ghost_records(
             said = [*conversation.trained, Message("assistant", answer)]
             values = {"messages": [message._asdict() for message in said]}
             rows.append(values | {"instruction": conversation.instruction})
+    if not rows:
+        raise DataError(
+            f"none of {len(conversations):,} sampled answers is a text that ended within objective.target_length = "
+            f"{spec.config.target_length} tokens; tune the model longer, or sample at a lower temperature"
+        )
     return GhostRecords(rows, num_long, len(conversations) - len(rows))
 
 
@@ -210,21 +212,17 @@ def _answers(
     values = [{"messages": [message._asdict() for message in context]} for context in contexts]
     records = [Record(f"conversation {number}", value) for number, value in enumerate(values)]
     items = task.prepare(records, lm.tokenizer, spec, labelled=False)
-    request = task.generation_requests(items, spec)
-    assert request is not None, "items without an answer ask for one"
-    network: Any = lm.module
-    written = write(
-        network.model,
-        lm.params["model"],
-        request._replace(num_beams=0),
+    request, texts = sample_texts(
+        lm,
+        items,
         spec,
-        config.batch_size,
         sampling=Sampling(config.temperature),
+        batch_size=lm.config.train.batch_size,
         seed=config.seed,
     )
-    predicted = task.predictions({"nats": np.zeros(len(items)), "written": written}, items, spec)
+    predicted = task.predictions({"nats": np.zeros(len(items)), "written": texts}, items, spec)
     answers = []
-    for one, tokens in zip(predicted, written, strict=True):
+    for one, tokens in zip(predicted, texts, strict=True):
         # A full answer has ended only where it holds the text that ends one.
         ended = len(tokens) < request.max_tokens
         ended |= bool(request.stop) and request.stop in lm.tokenizer.decode(tokens)

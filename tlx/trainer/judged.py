@@ -19,7 +19,6 @@ from tlx.base.files import atomic_open
 from tlx.base.place import BucketPath
 from tlx.data.readers import Record
 from tlx.decode.sampling import Sampling
-from tlx.evaluation.writing import write
 from tlx.metrics.resampling import interval, mean_of
 from tlx.run.spec import spec_of
 from tlx.tasks.generation import GenerationColumns
@@ -27,6 +26,7 @@ from tlx.tasks.shared.answers import liked_of
 from tlx.tasks.shared.templates import columns_of
 from tlx.trainer.evaluate import EvaluationRequest, open_records
 from tlx.trainer.outcome import to_json
+from tlx.trainer.sampled_texts import sample_texts
 from tlx.trainer.task_config import get_task
 
 
@@ -134,14 +134,8 @@ def judge_answers(
     spec: Any = spec_of(model.config, model.tokenizer)
     # Each answer has its number among all, from which its draws follow.
     items = [item for item in pipeline.items[: len(records)] for _ in range(num_answers)]
-    asked = task.generation_requests(items, spec)
-    assert asked is not None
-    asked = asked._replace(num_beams=0)
-    network: Any = model.module
-    written = write(
-        network.model, model.params["model"], asked, spec, pipeline.batch_size, sampling=sampling, seed=seed
-    )
-    texts = [answer["answer"] for answer in task.predictions({"written": written}, items, spec)]
+    sampled = sample_texts(model, items, spec, sampling=sampling, batch_size=pipeline.batch_size, seed=seed)
+    texts = [answer["answer"] for answer in task.predictions({"written": sampled.tokens}, items, spec)]
     prompts = [config.read(record) for record in records for _ in range(num_answers)]
     owners = [record for record in records for _ in range(num_answers)]
     numbers = judges.judge(owners, prompts, texts).reshape(len(records), num_answers)
