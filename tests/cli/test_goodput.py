@@ -73,5 +73,6 @@ def test_energy_is_power_times_the_hours_of_all_devices(tmp_path, monkeypatch, c
     for words, message in (
         (["--goodput", "--grid=400"], "--grid needs --watts"),
         (["--watts=400"], "--watts and --grid are for --goodput"),
+        (["--goodput", "--watts=-4"], "--watts=-4 must be above 0"),
     ):
         assert main(["report", str(tmp_path), *words]) == 64 and message in capsys.readouterr().err

@@ -73,6 +73,9 @@ def main(argv: list[str]) -> int:
         return _report_ratings(options)
     if (options.watts or options.grid) and not options.goodput:
         raise ConfigError("--watts and --grid are for --goodput")
+    for flag in ("watts", "grid"):
+        if getattr(options, flag) < 0:
+            raise ConfigError(f"--{flag}={getattr(options, flag):g} must be above 0")
     if options.grid and not options.watts:
         raise ConfigError("--grid needs --watts, the power of a device")
     if options.goodput:
